@@ -1,0 +1,46 @@
+# `make demo` and `make test` each work alone on a machine that has Python >= 3.10 (with venv) and make.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+DEMO_CURSOR ?= codemem/errors.py:17
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
+
+.PHONY: demo test lint fmt model clean
+
+demo: .make/install model
+	$(BIN)/codemem index .
+	$(BIN)/codemem complete $(DEMO_CURSOR) --explain
+
+test: .make/dev model
+	$(BIN)/python -m pytest
+
+lint: .make/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: .make/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+model: .make/install
+	$(BIN)/codemem models pull
+
+clean:
+	rm -rf .venv .make
+
+# Stamps: a second run installs nothing again unless the requirements changed.
+.make/venv:
+	$(PYTHON) -m venv .venv
+	@mkdir -p .make && touch $@
+
+.make/install: .make/venv pyproject.toml constraints.txt
+	@echo "Installing codemem into .venv (PyTorch is large: this takes minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+.make/dev: .make/install
+	$(PIP) -e '.[dev]'
+	@touch $@
