@@ -1,0 +1,55 @@
+"""What memory keeps of one document: for every token where it stands, and per memory layer a key and a value per head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codemem.syntax import Symbol
+
+# Memory layer -> (key/value heads, head size).
+Shapes = dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of one document, in the order of its tokens.
+
+    tokens: [n] int32 token ids; lines, columns: [n] int32, 1-based, columns in characters, of each token's first visible
+    character; layers: memory layer -> [n, kv_heads, 2, d], keys before the rotary embedding at index 0 of the third axis
+    and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance.
+    """
+
+    tokens: Tensor
+    lines: Tensor
+    columns: Tensor
+    layers: dict[int, Tensor]
+    symbols: tuple[Symbol, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in (self.tokens, self.lines, self.columns, *self.layers.values()))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an entry comes from. line, column: 1-based; symbol: the innermost definition around it, or None."""
+
+    path: str
+    line: int
+    column: int
+    symbol: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" + (f" in {self.symbol}" if self.symbol else "")
+
+
+def empty_entries(shapes: Shapes, dtype: torch.dtype) -> Entries:
+    """The entries of a document without tokens."""
+    none = torch.empty(0, dtype=torch.int32)
+    return Entries(none, none, none, {layer: torch.empty(0, kv, 2, d, dtype=dtype) for layer, (kv, d) in shapes.items()})

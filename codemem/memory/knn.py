@@ -1,0 +1,177 @@
+"""k-nearest-neighbour search by inner product over the keys of one memory layer: exact, FAISS flat, FAISS IVF.
+
+One small interface for the three. An index holds the keys of every key/value head of a layer; rows are numbered in the
+order in which they were added and never change. What must not be read is hidden at search time, so that dropping a
+document costs nothing here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor
+
+IndexKind = Literal["auto", "exact", "flat", "ivf"]
+
+# Exact search reads every key for every query, an inverted file nprobe / nlist of them.
+EXACT_ENTRIES = 32_768
+# Keys that the coarse quantiser is trained on, per cell.
+TRAINING_KEYS_PER_CELL = 64
+
+
+class Hidden:
+    """Rows that a search must not return. mask: [rows] bool, True where hidden."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    @cached_property
+    def anything(self) -> bool:
+        return bool(self.mask.any())
+
+    @cached_property
+    def selector(self) -> Any:
+        """The rows that may be returned, for FAISS."""
+        return faiss.IDSelectorBitmap(np.packbits(~self.mask.cpu().numpy(), bitorder="little"))
+
+
+class Index(Protocol):
+    """Search over the keys of one memory layer."""
+
+    def __len__(self) -> int:
+        """Rows added."""
+
+    def outgrown(self, rows: int) -> bool:
+        """Whether a bank of so many rows wants a new index."""
+
+    def add(self, keys: Tensor) -> None:
+        """Append keys: [kv_heads, n, d]."""
+
+    def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
+        """The rows of the k largest inner products, best first, -1 where there are fewer.
+
+        queries: [kv_heads, m, d]. Returns [kv_heads, m, k] int64.
+        """
+
+
+class ExactIndex:
+    """All inner products by one matrix product, on the device of the keys. The reference for the others."""
+
+    def __init__(self, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device, most: int | None = None) -> None:
+        self._keys = torch.empty(kv_heads, 0, d, dtype=dtype, device=device)
+        self._size = 0
+        self._most = most
+
+    def __len__(self) -> int:
+        return self._size
+
+    def outgrown(self, rows: int) -> bool:
+        return self._most is not None and rows > self._most
+
+    def add(self, keys: Tensor) -> None:
+        needed = self._size + keys.shape[1]
+        if needed > self._keys.shape[1]:
+            grown = self._keys.new_empty(self._keys.shape[0], max(needed, self._size * 3 // 2), self._keys.shape[2])
+            grown[:, : self._size] = self._keys[:, : self._size]
+            self._keys = grown
+        self._keys[:, self._size : needed] = keys
+        self._size = needed
+
+    def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
+        keys = self._keys[:, : self._size]
+        scores = (queries.to(keys.dtype) @ keys.transpose(1, 2)).float()
+        if hidden.anything:
+            scores.masked_fill_(hidden.mask.to(scores.device), float("-inf"))
+        best, rows = scores.topk(min(k, self._size), dim=-1)
+        rows = rows.masked_fill(best == float("-inf"), -1)
+        return torch.nn.functional.pad(rows, (0, k - rows.shape[-1]), value=-1)
+
+
+class _FaissIndex:
+    """One FAISS index per key/value head."""
+
+    _indexes: list[Any]
+
+    def __len__(self) -> int:
+        return int(self._indexes[0].ntotal)
+
+    def outgrown(self, rows: int) -> bool:
+        return False
+
+    def add(self, keys: Tensor) -> None:
+        for index, head in zip(self._indexes, self._vectors(keys), strict=True):
+            index.add(head)
+
+    def _vectors(self, keys: Tensor) -> np.ndarray:
+        return np.ascontiguousarray(keys.detach().float().cpu().numpy())
+
+    def _parameters(self, **selector: Any) -> Any:
+        return faiss.SearchParameters(**selector)
+
+    def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
+        parameters = self._parameters(**({"sel": hidden.selector} if hidden.anything else {}))
+        vectors = queries.detach().float().cpu().numpy()
+        rows = [index.search(q, k, params=parameters)[1] for index, q in zip(self._indexes, vectors, strict=True)]
+        return torch.from_numpy(np.stack(rows)).to(queries.device)
+
+
+class FlatIndex(_FaissIndex):
+    """FAISS IndexFlatIP: exact, on the CPU."""
+
+    def __init__(self, kv_heads: int, d: int) -> None:
+        self._indexes = [faiss.IndexFlatIP(d) for _ in range(kv_heads)]
+
+
+class IVFIndex(_FaissIndex):
+    """FAISS inverted file by inner product, keys in 8 bits, for banks too large for exact search.
+
+    Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it changes
+    no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
+    """
+
+    def __init__(self, keys: Tensor, nlist: int, nprobe: int) -> None:
+        """Train on a sample of keys [kv_heads, n, d], and add none of them."""
+        generator = torch.Generator().manual_seed(0)
+        sample = keys[:, torch.randperm(keys.shape[1], generator=generator)[: nlist * TRAINING_KEYS_PER_CELL]].float()
+        self.nlist, self.nprobe, self._trained_for = nlist, nprobe, keys.shape[1]
+        self._centre = sample.mean(dim=1, keepdim=True).cpu()
+        self._indexes = []
+        for head in self._vectors(sample):
+            d = head.shape[1]
+            index = faiss.IndexIVFScalarQuantizer(
+                faiss.IndexFlatL2(d), d, nlist, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+            )
+            index.own_fields, index.quantizer_keep = True, index.quantizer
+            index.train(head)
+            self._indexes.append(index)
+
+    def outgrown(self, rows: int) -> bool:
+        return rows > 3 * self._trained_for
+
+    def _vectors(self, keys: Tensor) -> np.ndarray:
+        return super()._vectors(keys.cpu().float() - self._centre)
+
+    def _parameters(self, **selector: Any) -> Any:
+        return faiss.SearchParametersIVF(nprobe=self.nprobe, **selector)
+
+
+def make_index(
+    kind: IndexKind, keys: Tensor, dtype: torch.dtype, device: torch.device
+) -> Index:
+    """An empty index for keys [kv_heads, n, d], of the kind asked for; "auto" chooses by n."""
+    kv_heads, rows, d = keys.shape
+    if kind == "auto":
+        kind = "exact" if rows <= EXACT_ENTRIES or device.type != "cpu" else "ivf"
+        most = EXACT_ENTRIES if device.type == "cpu" else None
+        if kind == "exact":
+            return ExactIndex(kv_heads, d, dtype, device, most)
+    if kind == "exact":
+        return ExactIndex(kv_heads, d, dtype, device)
+    if kind == "flat":
+        return FlatIndex(kv_heads, d)
+    nlist = max(1, min(round(rows**0.5), rows // 39))
+    return IVFIndex(keys, nlist, nprobe=max(1, nlist // 10))

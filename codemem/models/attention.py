@@ -1,0 +1,91 @@
+"""Attention over local context and memory at once: where memory enters the model, and the gate that weighs it.
+
+For query head h with its key/value head g(h), head size d, and the k best entries j of that head in the bank:
+
+    score_j = temperature_h * softcap(scaling * <R(D) q_h, k_j>) + bias_h        q, k before the rotary embedding
+    out_h   = softmax([score_memory ; score_local]) . [v_memory ; v_local]
+
+One softmax over both makes the gate depend on content: memory's weight is sigmoid(LSE_memory - LSE_local). The gate of
+Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g * A_memory + (1 - g) * A_local with g = sigmoid(bias_h),
+is the kind "sigmoid".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+GateKind = Literal["joint", "sigmoid"]
+
+
+class MemoryGate(nn.Module):
+    """The learned weight of memory against local context in one memory layer.
+
+    bias, temperature: [heads] float32, one per query head.
+    """
+
+    def __init__(self, bias: Tensor, temperature: Tensor, kind: GateKind = "joint") -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias.detach().clone().float())
+        self.temperature = nn.Parameter(temperature.detach().clone().float())
+        self.kind = kind
+
+    def forward(self, local: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn raw scores into attention weights.
+
+        local: [batch, heads, rows, length], masked places at the dtype's minimum or -inf; memory: [batch, heads, rows, k],
+        places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to 1.
+        """
+        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
+        if self.kind == "joint":
+            scores = torch.cat((temperature * memory + bias, local), dim=-1)
+            return tuple(scores.softmax(dim=-1).split((memory.shape[-1], local.shape[-1]), dim=-1))  # type: ignore[return-value]
+        found = memory.isfinite().any(dim=-1, keepdim=True)
+        share = torch.sigmoid(bias) * found
+        return (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share, local.softmax(dim=-1) * (1 - share)
+
+
+def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
+    """Scores of the last `rows` queries against the local keys, as transformers' attention functions compute them.
+
+    query: [batch, heads, rows, d]; key: [batch, kv_heads, length, d]; mask: [batch, 1 or heads, rows, length], boolean
+    (True may be read) or additive, or None for causal attention. Returns [batch, heads, rows, length].
+    """
+    batch, heads, rows, d = query.shape
+    kv_heads, length = key.shape[1], key.shape[2]
+    scores = query.reshape(batch, kv_heads, -1, d) @ key.to(query.dtype).transpose(-1, -2) * scaling
+    scores = scores.view(batch, heads, rows, length)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        if rows == 1:
+            return scores
+        mask = torch.ones(rows, length, dtype=torch.bool, device=scores.device).tril(length - rows)
+    mask = mask[..., :length]
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+
+
+def memory_scores(query: Tensor, keys: Tensor, found: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """Scores of queries against the entries found for them.
+
+    query: [batch, heads, rows, d] turned to the memory angle; keys: [batch, heads, rows, k, d]; found: [batch, heads,
+    rows, k] boolean. Returns [batch, heads, rows, k] with -inf where nothing was found.
+    """
+    scores = (keys.to(query.dtype) @ query.unsqueeze(-1)).squeeze(-1) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~found, float("-inf"))
+
+
+def weighted_values(local_weights: Tensor, value: Tensor, memory_weights: Tensor, memory_values: Tensor) -> Tensor:
+    """Sum values by their weights.
+
+    local_weights: [batch, heads, rows, length]; value: [batch, kv_heads, length, d]; memory_weights: [batch, heads, rows,
+    k]; memory_values: [batch, heads, rows, k, d]. Returns [batch, rows, heads, d], the layout of attention functions.
+    """
+    batch, heads, rows, length = local_weights.shape
+    local = local_weights.reshape(batch, value.shape[1], -1, length) @ value.to(local_weights.dtype)
+    memory = (memory_weights.unsqueeze(-2) @ memory_values.to(memory_weights.dtype)).squeeze(-2)
+    return (local.view(batch, heads, rows, -1) + memory).transpose(1, 2)

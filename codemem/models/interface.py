@@ -1,0 +1,137 @@
+"""The seam between transformers and memory: handlers for single attention layers, without a fork of any modelling file.
+
+transformers calls the function registered under the configured name of its AttentionInterface for every attention layer,
+with queries and keys already rotated. The functions registered here pass each call to the layer's handler, if it has one,
+together with the cosines and sines that rotated it, and otherwise to the implementation that the model had before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from codemem.errors import CodememError
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+_PREFIX = "codemem_"
+
+
+class Handler(Protocol):
+    """What an attention layer calls in place of its implementation.
+
+    base: that implementation; query: [batch, heads, T, d], key, value: [batch, kv_heads, S, d], rotated by cos, sin:
+    [batch, T, r]. Returns what `base` returns: the output [batch, T, heads, d] and the weights or None.
+    """
+
+    def __call__(
+        self,
+        base: AttentionFunction,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+
+class StopForwardError(Exception):
+    """Raised by a handler that has seen all it needs: the layers above are not computed."""
+
+
+def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    result: tuple[Tensor, Tensor | None] = sys.modules[type(module).__module__].eager_attention_forward(  # type: ignore[attr-defined]
+        module, *args, **kwargs
+    )
+    return result
+
+
+def _dispatching(base: AttentionFunction) -> AttentionFunction:
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        handler: Handler | None = getattr(module, "codemem_handler", None)
+        if handler is None:
+            return base(module, query, key, value, mask, **kwargs)
+        rotary = module.codemem_rotary
+        return handler(base, module, query, key, value, mask, rotary, **kwargs)
+
+    return attend
+
+
+for _name, _function in (("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"]), ("eager", _eager)):
+    ALL_ATTENTION_FUNCTIONS.register(_PREFIX + _name, _dispatching(_function))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_PREFIX + _name, ALL_MASK_ATTENTION_FUNCTIONS[_name])
+
+
+def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The attention module of every decoder layer, by layer number."""
+    return {
+        module.layer_idx: module
+        for module in model.modules()
+        if "Attention" in type(module).__name__ and isinstance(getattr(module, "layer_idx", None), int)
+    }
+
+
+def route_attention(model: PreTrainedModel) -> None:
+    """Make the model's attention layers ask for a handler. Raises CodememError where its architecture cannot."""
+    name = model.config._attn_implementation
+    if name.startswith(_PREFIX):
+        return
+    if not model._can_set_attn_implementation():
+        raise CodememError(
+            f"{type(model).__name__} does not call transformers' attention interface, so memory cannot be attached to it",
+            "use a Llama, Qwen, Mistral, StarCoder2, Gemma, Phi-3 or GPT-NeoX style model",
+        )
+    # sdpa cannot cap scores, and flash attention neither returns nor accepts what a joint softmax needs.
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    model.set_attn_implementation(_PREFIX + ("eager" if capped or name == "eager" else "sdpa"))
+
+
+def set_handler(module: nn.Module, handler: Handler) -> RemovableHandle:
+    """Give one attention layer a handler, replacing an earlier one. Removing the handle returned takes it away again."""
+    signature = inspect.signature(type(module).forward)
+
+    def remember_rotary(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        embeddings = kwargs.get("position_embeddings")
+        if embeddings is None and args:
+            embeddings = signature.bind_partial(module, *args).arguments.get("position_embeddings")
+        module.codemem_rotary = embeddings
+
+    remove_handler(module)
+    handle = module.register_forward_pre_hook(remember_rotary, with_kwargs=True)
+    module.codemem_handler, module.codemem_hook = handler, handle
+    return handle
+
+
+def remove_handler(module: nn.Module) -> None:
+    """Give an attention layer its own implementation back."""
+    if hasattr(module, "codemem_hook"):
+        module.codemem_hook.remove()
+        del module.codemem_hook, module.codemem_handler
+
+
+@contextmanager
+def handlers(modules: dict[int, nn.Module], make: Callable[[int], Handler]) -> Iterator[None]:
+    """Give each of the modules a handler of its own for a while, then restore what was there."""
+    before = {layer: getattr(module, "codemem_handler", None) for layer, module in modules.items()}
+    for layer, module in modules.items():
+        set_handler(module, make(layer))
+    try:
+        yield
+    finally:
+        for layer, module in modules.items():
+            if (handler := before[layer]) is None:
+                remove_handler(module)
+            else:
+                set_handler(module, handler)

@@ -1,0 +1,108 @@
+"""MemorizingModel: a pretrained decoder of transformers that reads a memory inside its attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from codemem.memory.bank import Bank
+from codemem.memory.entries import Shapes
+from codemem.models.adapter import Adapter, default_adapter
+from codemem.models.attention import MemoryGate
+from codemem.models.encode import Text, encode
+from codemem.models.interface import attention_modules, remove_handler, route_attention, set_handler
+from codemem.models.memory_layer import Reading, ReadingLayer
+from codemem.models.probe import find_sites
+
+
+class MemorizingModel(nn.Module):
+    """A decoder whose memory layers attend, by k-nearest-neighbour search, to everything it was told to remember.
+
+    Memorizing Transformers (Wu et al., ICLR 2022) on pretrained weights: the model given is changed in place, and `detach`
+    changes it back. With an empty memory its logits are those of the model given, bit by bit.
+
+        model = MemorizingModel(base, tokenizer)
+        model.remember("def area(r): ...", path="geometry.py")
+        model.generate(**tokenizer("from geometry import", return_tensors="pt"))
+
+    base: a causal language model with rotary position embeddings; adapter: memory layers and gates, by default those of an
+    uncalibrated model; bank: the memory, by default an empty one. Raises CodememError, naming the architecture, for a model
+    that memory cannot be attached to.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        adapter: Adapter | None = None,
+        bank: Bank | None = None,
+    ) -> None:
+        super().__init__()
+        route_attention(base)
+        text_config = base.config.get_text_config()
+        adapter = adapter or default_adapter(len(attention_modules(base)), text_config.num_attention_heads)
+        self.base, self.tokenizer, self.adapter = base, tokenizer, adapter
+        self.sites = find_sites(base, adapter.layers, adapter.angle)
+        self.reading = Reading(k=adapter.k)
+        self.gates = nn.ModuleDict(
+            {
+                str(layer): MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(base.device)
+                for layer in adapter.layers
+            }
+        )
+        self.bank = Bank(self.shapes, base.dtype) if bank is None else bank
+
+    @property
+    def shapes(self) -> Shapes:
+        """Memory layer -> (key/value heads, head size)."""
+        return {layer: (site.kv_heads, site.d) for layer, site in self.sites.items()}
+
+    @property
+    def bank(self) -> Bank:
+        """The memory that is read."""
+        return self._bank
+
+    @bank.setter
+    def bank(self, bank: Bank) -> None:
+        self._bank = bank
+        for layer, site in self.sites.items():
+            set_handler(site.module, ReadingLayer(site, self.gates[str(layer)], bank, self.reading))
+
+    def detach(self) -> PreTrainedModel:
+        """Take memory away again and return the model as it was."""
+        for site in self.sites.values():
+            remove_handler(site.module)
+        return self.base
+
+    def remember(self, text: str, path: str = "memory") -> int:
+        """Add a text to memory, in place of what was remembered under this path. Returns the number of its entries."""
+        (entries,) = encode(self.base, self.tokenizer, self.sites, [Text(path, text)])
+        self.bank.add(path, entries)
+        return len(entries)
+
+    def forget(self, path: str) -> None:
+        """Remove what was remembered under a path."""
+        self.bank.drop(path)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The base model's forward pass; its memory layers read the bank."""
+        return self.base(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor:
+        """transformers' `generate`; the last positions of the prompt and every generated token read the bank."""
+        return self.base.generate(*args, **kwargs)  # type: ignore[operator]
+
+    @contextmanager
+    def reads(self, *, enabled: bool = True, last: int | None = 64) -> Iterator[Reading]:
+        """Within this context, read memory like this; see `Reading`. Yields it with an empty trace."""
+        before = dict(vars(self.reading))
+        vars(self.reading).update(enabled=enabled, last=last, trace=[], seconds=0.0)
+        try:
+            yield self.reading
+        finally:
+            vars(self.reading).update(before)

@@ -1,0 +1,118 @@
+"""One memory layer: what a decoder layer does with memory while it reads a prompt, generates, or is memorised."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codemem.memory.bank import Bank
+from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
+from codemem.models.interface import AttentionFunction, StopForwardError
+from codemem.models.probe import Site
+from codemem.models.rotary import rotate, unrotate
+
+
+@dataclass
+class Reading:
+    """How memory is read, shared by all memory layers of a model.
+
+    enabled: whether it is read at all; last: only so many last positions of a forward pass read, all if None; k: neighbours
+    per query head; trace: if a list, every read appends the rows it found and their attention weights, both flat; seconds:
+    spent in search and gathering.
+    """
+
+    k: int
+    enabled: bool = True
+    last: int | None = 64
+    trace: list[tuple[Tensor, Tensor]] | None = None
+    seconds: float = 0.0
+
+
+class ReadingLayer:
+    """Attention over local context and bank (Memorizing Transformers, section 3.2) in one decoder layer."""
+
+    def __init__(self, site: Site, gate: MemoryGate, bank: Bank, reading: Reading) -> None:
+        self.site, self.gate, self.bank, self.reading = site, gate, bank, reading
+
+    def __call__(
+        self,
+        base: AttentionFunction,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        reading, length = self.reading, query.shape[2]
+        rows = length if reading.last is None else min(length, reading.last)
+        if not reading.enabled or not rows or not len(self.bank):
+            return base(module, query, key, value, mask, **kwargs)
+        # Only the last rows read memory; the base implementation is fastest for those before them.
+        plain = None if rows == length else base(module, query, key, value, mask, **kwargs)[0]
+        if mask is None and length > 1:
+            key, value = key[:, :, :length], value[:, :, :length]  # a static cache is longer than what it holds
+        if mask is not None:
+            mask = mask[..., length - rows :, :]
+        scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
+        reader = query[:, :, length - rows :].to(torch.promote_types(query.dtype, torch.float32))
+        cos, sin = (x[:, None, length - rows :] for x in rotary)
+        placeless = rotate(unrotate(reader, cos, sin), self.site.cos.to(reader), self.site.sin.to(reader))
+        keys, values, found = self._retrieve(placeless)
+        local_weights, memory_weights = self.gate(
+            local_scores(reader, key, mask, scaling, softcap), memory_scores(placeless, keys, found >= 0, scaling, softcap)
+        )
+        if reading.trace is not None:
+            reading.trace.append((found.flatten(), memory_weights.detach().flatten()))
+        output = weighted_values(local_weights, value, memory_weights, values).to(query.dtype)
+        return output if plain is None else torch.cat((plain[:, : length - rows], output), dim=1), None
+
+    def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The k best entries for queries [batch, heads, rows, d] at the memory angle.
+
+        Returns keys and values [batch, heads, rows, k, d] and bank rows [batch, heads, rows, k], -1 where there is none.
+        """
+        start = time.perf_counter()
+        batch, heads, rows, d = query.shape
+        kv_heads, k = self.site.kv_heads, min(self.reading.k, len(self.bank))
+        grouped = query.detach().reshape(batch, kv_heads, -1, d).transpose(0, 1).reshape(kv_heads, -1, d)
+        found = self.bank.search(self.site.layer, grouped, k)
+        keys, values = self.bank.read(self.site.layer, found)
+
+        def ungrouped(x: Tensor) -> Tensor:
+            x = x.view(kv_heads, batch, heads // kv_heads, rows, k, *x.shape[3:])
+            return x.transpose(0, 1).reshape(batch, heads, rows, k, *x.shape[5:])
+
+        result = ungrouped(keys), ungrouped(values), ungrouped(found)
+        self.reading.seconds += time.perf_counter() - start
+        return result
+
+
+class RecordingLayer:
+    """Notes keys before the rotary embedding, and values, of all positions; the last memory layer ends the forward pass."""
+
+    def __init__(self, recorded: dict[int, Tensor], layer: int, last: bool) -> None:
+        self.recorded, self.layer, self.last = recorded, layer, last
+
+    def __call__(
+        self,
+        base: AttentionFunction,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        cos, sin = (x[:, None] for x in rotary)
+        pairs = torch.stack((unrotate(key, cos, sin).to(key.dtype), value), dim=3)  # [batch, kv_heads, T, 2, d]
+        self.recorded[self.layer] = pairs.transpose(1, 2)
+        if self.last:
+            raise StopForwardError
+        return base(module, query, key, value, mask, **kwargs)
