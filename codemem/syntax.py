@@ -1,0 +1,262 @@
+"""What tree-sitter knows of a file: language, starts of top-level definitions, the symbol around a line.
+
+Lines are 1-based and end at "\\n" alone, as tree-sitter counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePosixPath
+
+import tree_sitter_language_pack
+from tree_sitter import Language, Node, Parser, Query, QueryCursor
+
+from codemem.grammars import (
+    CONTAINERS,
+    DEFINITIONS,
+    EXTENSIONS,
+    FILE_NAMES,
+    INTERPRETERS,
+    LEADS,
+    OPEN,
+    WRAPPERS,
+)
+
+MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
+
+# Kinds of node that define something, in grammars without a row in DEFINITIONS.
+_DEFINING_KIND = re.compile(
+    r"(\w+_)?(function|func|fun|method|subroutine|procedure|constructor|class|struct|interface|module|enum|trait"
+    r"|object|protocol|record|contract|namespace|macro|union|library)"
+    r"_(def|defn|decl|definition|declaration|declaration_statement|statement|item|signature)"
+)
+_NAMING_KIND = re.compile(r"(\w+_)?(identifier|name|word)")
+_TYPE_ARGUMENTS = re.compile(r"[<\[(].*", re.DOTALL)
+_SEPARATORS = re.compile(r"::|->|[\\:#]")
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A definition: qualified dotted name, first and last line (1-based, both inside, decorators too)."""
+
+    name: str
+    start_line: int
+    end_line: int
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where a text can be cut and what it defines.
+
+    `boundaries`: ascending character offsets, each the start of a line, at which a top-level definition
+    starts with its decorators and the comments directly above it. Members of namespaces and modules count as
+    top-level, and so do members of classes in Java and C#, where a file is one class. In grammars that define
+    nothing (YAML, CSS, SQL) the largest parts of the file take their place. `symbols`: by first line, outer
+    before inner.
+    """
+
+    boundaries: tuple[int, ...]
+    symbols: tuple[Symbol, ...]
+
+
+EMPTY = Outline((), ())
+
+
+def language_of(path: str) -> str | None:
+    """Name of the language of a file, by its name alone; None where the name says nothing."""
+    name = PurePosixPath(path).name
+    if name in FILE_NAMES:
+        return FILE_NAMES[name]
+    if name.startswith(("Dockerfile.", "Containerfile.")):
+        return "dockerfile"
+    return EXTENSIONS.get(PurePosixPath(name).suffix.lower())
+
+
+def language_of_shebang(text: str) -> str | None:
+    """Name of the language that a first line such as `#!/usr/bin/env python3` asks for."""
+    if not text.startswith("#!"):
+        return None
+    words = text[2:].split("\n", 1)[0].split()
+    programs = [word.rsplit("/", 1)[-1] for word in words if not word.startswith("-") and "=" not in word]
+    program = next((program for program in programs if program != "env"), "")
+    return INTERPRETERS.get(program.rstrip("0123456789."))
+
+
+def outline(text: str, language: str | None) -> Outline:
+    """Boundaries and symbols of `text`; of broken code what can be parsed, of an unknown language nothing."""
+    grammar = _grammar(language) if language else None
+    if grammar is None:
+        return EMPTY
+    # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
+    data = text.encode("utf-8", "replace")
+    root = Parser(grammar.language).parse(data).root_node
+    if not grammar.defines:
+        rows = [node.start_point.row for node in _top_nodes(root) if _starts_line(node, data)]
+        return Outline(_offsets(text, rows), ())
+    return _read(grammar, root, text, data)
+
+
+def enclosing_symbol(symbols: Iterable[Symbol], line: int) -> str | None:
+    """Name of the innermost symbol that holds the 1-based `line`."""
+    inner: Symbol | None = None
+    for symbol in symbols:
+        if symbol.start_line <= line <= symbol.end_line and (
+            inner is None or (symbol.start_line, -symbol.end_line) >= (inner.start_line, -inner.end_line)
+        ):
+            inner = symbol
+    return inner.name if inner else None
+
+
+@dataclass(frozen=True)
+class _Grammar:
+    language: Language
+    query: Query
+    defines: bool  # some node type of the grammar defines something
+    open: frozenset[str]
+
+
+@cache
+def _grammar(name: str) -> _Grammar | None:
+    try:
+        # Below 1.0 the grammars are in the wheel of the pack; later ones download each at its first use.
+        language = tree_sitter_language_pack.get_language(name)  # type: ignore[arg-type]
+    except LookupError:
+        return None
+    kinds = sorted(
+        {
+            kind
+            for number in range(language.node_kind_count)
+            if language.node_kind_is_named(number)
+            and language.node_kind_is_visible(number)
+            and (kind := language.node_kind_for_id(number))
+        }
+    )
+    rows = DEFINITIONS.get(name, tuple(kind for kind in kinds if _DEFINING_KIND.fullmatch(kind)))
+    patterns = [row if row.startswith("(") else f"({row}) @definition" for row in rows]
+    patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
+    patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
+    return _Grammar(language, Query(language, "\n".join(patterns)), bool(rows), OPEN.get(name, frozenset()))
+
+
+@dataclass(frozen=True)
+class _Around:
+    """A node around the one being read: a definition with its qualified name, or a wrapper without one."""
+
+    end: int  # byte
+    first_row: int
+    last_row: int
+    name: str | None
+    open: bool  # definitions inside count as top-level
+
+
+def _read(grammar: _Grammar, root: Node, text: str, data: bytes) -> Outline:
+    names: dict[Node, str | None] = {}  # of each definition; None where the name is the node's own
+    wrappers: set[Node] = set()
+    leads: dict[int, int] = {}  # last row of a comment or attribute with its lines to itself -> first row
+    for _, captures in QueryCursor(grammar.query).matches(root):
+        for node in captures.get("lead", ()):
+            if _starts_line(node, data):
+                leads[_last_row(node)] = node.start_point.row
+        wrappers.update(captures.get("wrapper", ()))
+        for node in captures.get("definition", ()):
+            parts = [_clean(_text(part)) for part in captures.get("name", ())]
+            names.setdefault(node, ".".join(parts) or None)
+
+    rows: list[int] = []
+    symbols: list[Symbol] = []
+    around: list[_Around] = []
+    nodes = [*wrappers, *names]
+    nodes.sort(key=lambda node: (node.start_byte, -node.end_byte, node not in wrappers))
+    for node in nodes:
+        while around and around[-1].end <= node.start_byte:
+            around.pop()
+        first, last = node.start_point.row, _last_row(node)
+        if node in wrappers:
+            around.append(_Around(node.end_byte, first, last, None, True))
+            continue
+        name = names[node] or _own_name(node)
+        if not name:
+            continue
+        wrapped = False
+        for outer in reversed(around):
+            if outer.name is not None or outer.last_row != last:
+                break
+            first, wrapped = outer.first_row, True
+        owner = next((outer for outer in reversed(around) if outer.name is not None), None)
+        if owner and owner.name == name and owner.first_row == first:
+            continue  # `typedef struct node {...} node;` is one thing, not node.node
+        if all(outer.open for outer in around) and (wrapped or _starts_line(node, data)):
+            rows.append(_first_lead(first, leads))
+        qualified = f"{owner.name}.{name}" if owner else name
+        symbols.append(Symbol(qualified, first + 1, last + 1))
+        around.append(_Around(node.end_byte, first, last, qualified, node.type in grammar.open))
+    return Outline(_offsets(text, rows), tuple(symbols))
+
+
+def _first_lead(row: int, leads: dict[int, int]) -> int:
+    """The first row of the comments and attributes that stand directly above `row`."""
+    while row - 1 in leads:
+        row = leads[row - 1]
+    return row
+
+
+def _own_name(node: Node) -> str:
+    """The name that a node's own fields give; "" for an anonymous one."""
+    named = node.child_by_field_name("name")
+    if named is None:
+        named = node
+        while (inner := _declarator(named)) is not None:
+            named = inner
+    if named is node:
+        found = next((child for child in node.named_children if _NAMING_KIND.fullmatch(child.type)), None)
+        if found is None:
+            return ""
+        named = found
+    return _clean(_text(named))
+
+
+def _declarator(node: Node) -> Node | None:
+    """What C wraps a name in, as in `int *(*f)(int)`; a C++ reference does it without naming the field."""
+    inner = node.child_by_field_name("declarator")
+    if inner is None and node.type in ("reference_declarator", "parenthesized_declarator"):
+        inner = next((child for child in node.named_children if child.type.endswith("declarator")), None)
+    return inner
+
+
+def _clean(name: str) -> str:
+    """A name as a part of a dotted one: without type arguments, on one line, of bounded length."""
+    bare = _TYPE_ARGUMENTS.sub("", name) or name  # an operator such as <=> is all type arguments
+    parts = _SEPARATORS.sub(".", " ".join(bare.split())).split(".")
+    return ".".join(part for part in parts if part)[:MAX_NAME]
+
+
+def _text(node: Node) -> str:
+    return (node.text or b"").decode("utf-8", "replace")
+
+
+def _last_row(node: Node) -> int:
+    """The row of the last character: some nodes end with their newline, at column 0 of the next row."""
+    end = node.end_point
+    return end.row - 1 if end.column == 0 and end.row > node.start_point.row else end.row
+
+
+def _starts_line(node: Node, data: bytes) -> bool:
+    before = data[node.start_byte - node.start_point.column : node.start_byte].strip()
+    return before in (b"", b"pub")  # Zig's grammar keeps pub outside the declaration
+
+
+def _top_nodes(root: Node) -> list[Node]:
+    """The largest parts of a file whose grammar defines nothing: entries of a mapping, statements, rules."""
+    node = root
+    while node.named_child_count == 1 and node.named_children[0].type in CONTAINERS:
+        node = node.named_children[0]
+    return node.named_children
+
+
+def _offsets(text: str, rows: Iterable[int]) -> tuple[int, ...]:
+    """Character offsets of the starts of the given 0-based rows, ascending, each once."""
+    starts = [0, *(match.end() for match in re.finditer("\n", text))]
+    return tuple(starts[row] for row in sorted(set(rows)))
