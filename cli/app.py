@@ -1,0 +1,70 @@
+"""`codemem`: the commands, and what an error looks like.
+
+One module per command. A command's module imports torch and the library's heavy parts inside its function,
+so that `codemem --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli import models
+from codemem.errors import CodememError
+
+app = typer.Typer(
+    name="codemem",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# The commands, in the order in which --help shows them: app.command()(index.index) for one function,
+# app.add_typer(models.app) for a group.
+app.add_typer(models.app, name="models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"codemem {version('codemem')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="CODEMEM_DEBUG", help="Show a traceback when something fails.")
+    ] = False,
+) -> None:
+    """Code completion whose attention reads a memory of your repository."""
+    if debug:
+        os.environ["CODEMEM_DEBUG"] = "1"
+
+
+def main() -> None:
+    """The console script. Exits with 0, 1 for an error that the user can mend, 2 for a wrong command line or
+    a fault of ours, and 130 after Ctrl-C."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("CODEMEM_DEBUG") == "1":
+            traceback.print_exc()
+        if isinstance(error, CodememError):
+            print(f"error: {error}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
+            sys.exit(1)
+        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: codemem failed unexpectedly: {summary} (CODEMEM_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(2)

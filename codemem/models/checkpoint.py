@@ -1,0 +1,102 @@
+"""A directory of weights: is it whole, and which weights are they?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from codemem.models.cache import remembered_sha256
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# Keys of config.json that differ between copies of the same model.
+_INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+def problem_in(directory: Path) -> str | None:
+    """What keeps `directory` from being loaded, as the end of a sentence about it; None if it looks whole.
+
+    Reads headers and sizes only, so a download or a copy that stopped halfway is found in milliseconds.
+    """
+    if not directory.is_dir():
+        return "is not a directory"
+    for name in ("config.json", "tokenizer.json"):
+        if not (directory / name).is_file():
+            return f"has no {name}"
+        if _read_json(directory / name) is None:
+            return f"has a damaged {name}"
+    try:
+        shards = weight_files(directory)
+    except ValueError:
+        return f"has a damaged {_INDEX}"
+    if not shards:
+        pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
+        return "holds pickled weights only; safetensors are needed" if pickled else f"has no {_SINGLE}"
+    for shard in shards:
+        if not shard.is_file():
+            return f"is incomplete: {shard.name} is missing"
+        if not _is_whole(shard):
+            return f"is incomplete: {shard.name} is truncated or damaged"
+    return None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that hold the weights, sorted by name. Raises ValueError where their index is
+    damaged."""
+    if (directory / _INDEX).is_file():
+        index = _read_json(directory / _INDEX)
+        if index is None or not isinstance(index.get("weight_map"), dict):
+            raise ValueError(_INDEX)
+        return [directory / name for name in sorted(set(map(str, index["weight_map"].values())))]
+    return [directory / _SINGLE] if (directory / _SINGLE).exists() else []
+
+
+def weights_hash(directory: Path) -> str:
+    """Hex sha256 over weights, tokenizer and the part of the configuration that changes what the model
+    computes.
+
+    The checksum of every large file is remembered while the file stays as it is, so that only the first call
+    is slow.
+    """
+    digest = hashlib.sha256()
+    tokenizer = [directory / name for name in _TOKENIZER_FILES if (directory / name).is_file()]
+    for path in [*weight_files(directory), *tokenizer]:
+        digest.update(f"{path.name} {remembered_sha256(path)}\n".encode())
+    config = _read_json(directory / "config.json") or {}
+    relevant = {key: value for key, value in config.items() if key not in _INCIDENTAL}
+    digest.update(json.dumps(relevant, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: 8 bytes of length, the header, the
+    tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            return False
+        (length,) = struct.unpack("<Q", prefix)
+        if length > size - 8:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            end = max(
+                (info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"),
+                default=0,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return False
+    return bool(size == 8 + length + end)
