@@ -35,7 +35,7 @@ _DEFINING_KIND = re.compile(
 )
 _NAMING_KIND = re.compile(r"(\w+_)?(identifier|name|word)")
 _TYPE_ARGUMENTS = re.compile(r"[<\[(].*", re.DOTALL)
-_SEPARATORS = re.compile(r"::|->|[\\:#]")
+_SEPARATORS = re.compile(r"::|[\\:]")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Outline:
 
     `boundaries`: ascending character offsets, each the start of a line, at which a top-level definition
     starts with its decorators and the comments directly above it. Members of namespaces and modules count as
-    top-level, and so do members of classes in Java and C#, where a file is one class. In grammars that define
+    top-level, and so do members of classes in Java and C#, where a file is one class. Where a grammar defines
     nothing (YAML, CSS, SQL) the largest parts of the file take their place. `symbols`: by first line, outer
     before inner.
     """
@@ -93,10 +93,11 @@ def outline(text: str, language: str | None) -> Outline:
     # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
     data = text.encode("utf-8", "replace")
     root = Parser(grammar.language).parse(data).root_node
-    if not grammar.defines:
-        rows = [node.start_point.row for node in _top_nodes(root) if _starts_line(node, data)]
-        return Outline(_offsets(text, rows), ())
-    return _read(grammar, root, text, data)
+    found = _read(grammar, root, text, data)
+    if found.symbols or language in DEFINITIONS:
+        return found
+    rows = [node.start_point.row for node in _top_nodes(root) if _starts_line(node, data)]
+    return Outline(_offsets(text, rows), ())
 
 
 def enclosing_symbol(symbols: Iterable[Symbol], line: int) -> str | None:
@@ -114,7 +115,6 @@ def enclosing_symbol(symbols: Iterable[Symbol], line: int) -> str | None:
 class _Grammar:
     language: Language
     query: Query
-    defines: bool  # some node type of the grammar defines something
     open: frozenset[str]
 
 
@@ -138,7 +138,7 @@ def _grammar(name: str) -> _Grammar | None:
     patterns = [row if row.startswith("(") else f"({row}) @definition" for row in rows]
     patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
     patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
-    return _Grammar(language, Query(language, "\n".join(patterns)), bool(rows), OPEN.get(name, frozenset()))
+    return _Grammar(language, Query(language, "\n".join(patterns)), OPEN.get(name, frozenset()))
 
 
 @dataclass(frozen=True)
@@ -180,16 +180,19 @@ def _read(grammar: _Grammar, root: Node, text: str, data: bytes) -> Outline:
         name = names[node] or _own_name(node)
         if not name:
             continue
-        wrapped = False
+        whole = first  # of all that wraps the definition, a group of several included
         for outer in reversed(around):
-            if outer.name is not None or outer.last_row != last:
+            if outer.name is not None:
                 break
-            first, wrapped = outer.first_row, True
+            whole = outer.first_row
+            if outer.last_row == last:
+                first = whole
         owner = next((outer for outer in reversed(around) if outer.name is not None), None)
         if owner and owner.name == name and owner.first_row == first:
             continue  # `typedef struct node {...} node;` is one thing, not node.node
+        wrapped = bool(around) and around[-1].name is None
         if all(outer.open for outer in around) and (wrapped or _starts_line(node, data)):
-            rows.append(_first_lead(first, leads))
+            rows.append(_first_lead(whole, leads))
         qualified = f"{owner.name}.{name}" if owner else name
         symbols.append(Symbol(qualified, first + 1, last + 1))
         around.append(_Around(node.end_byte, first, last, qualified, node.type in grammar.open))

@@ -15,9 +15,9 @@ from indexer.walk import SkipReason, SourceFile
 
 _PROBE = 8 * 1024  # bytes in which a NUL means binary: git looks at as many
 
-# A text is minified when most of it stands in lines longer than this (characters): minifiers that break lines at
-# all do so after 500, and a person's file with one picture in base64 is still that person's. Prose has paragraphs
-# of any length on one line. A short text does no harm.
+# A text is minified when most of it stands in lines longer than this (characters): minifiers that break lines
+# at all do so after 500, and a person's file with one picture in base64 is still that person's. Prose has
+# paragraphs of any length on one line. A short text does no harm.
 _LONG_LINE = 400
 _LONG_LINE_OF_PROSE = 10_000
 _MIN_MINIFIED = 2048

@@ -22,6 +22,8 @@ from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 GIT_IGNORE = ".gitignore"
 CODEMEM_IGNORE = ".codememignore"
 
+_REPEATED = re.compile(r"(?<![^/])(?:\*\*/){2,}")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -119,11 +121,12 @@ def _regex(pattern: str) -> re.Pattern[str] | None:
     nearer rule has brought that directory back. So it translates one pattern here and `fullmatch` keeps to
     the path itself.
     """
-    if not pattern.strip("*"):
+    if pattern and not pattern.strip("*"):
         pattern = "*"  # two stars are special only beside a slash
     pattern = pattern.removeprefix("/")
     if pattern.endswith("/**"):
         pattern += "/*"  # everything below, but not the directory itself
+    pattern = _REPEATED.sub("**/", pattern)
     if pattern in ("**", "**/*"):
         return re.compile(".+", re.DOTALL)
     try:

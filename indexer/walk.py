@@ -119,10 +119,10 @@ _NAMES = (
         SkipReason.BINARY,
         """*.png *.jpg *.jpeg *.gif *.bmp *.ico *.icns *.webp *.avif *.tif *.tiff *.psd *.mp3 *.mp4 *.m4a
         *.wav *.ogg *.flac *.avi *.mov *.webm *.mkv *.ttf *.otf *.woff *.woff2 *.eot *.pdf *.doc *.docx *.xls
-        *.xlsx *.ppt *.pptx *.zip *.gz *.tgz *.bz2 *.xz *.zst *.7z *.rar *.tar *.jar *.war *.whl *.egg *.apk *.deb
-        *.rpm *.dmg *.iso *.exe *.dll *.so *.so.* *.dylib *.a *.o *.obj *.lib *.class *.pyc *.pyo *.pyd *.wasm
-        *.bin *.dat *.db *.sqlite *.sqlite3 *.pkl *.pickle *.npy *.npz *.pt *.pth *.onnx *.safetensors *.gguf *.h5
-        *.hdf5 *.parquet *.arrow *.feather *.mo *.ds_store *.swp""",
+        *.xlsx *.ppt *.pptx *.zip *.gz *.tgz *.bz2 *.xz *.zst *.7z *.rar *.tar *.jar *.war *.whl *.egg *.apk
+        *.deb *.rpm *.dmg *.iso *.exe *.dll *.so *.so.* *.dylib *.a *.o *.obj *.lib *.class *.pyc *.pyo *.pyd
+        *.wasm *.bin *.dat *.db *.sqlite *.sqlite3 *.pkl *.pickle *.npy *.npz *.pt *.pth *.onnx *.safetensors
+        *.gguf *.h5 *.hdf5 *.parquet *.arrow *.feather *.mo *.ds_store *.swp""",
     ),
     (
         SkipReason.DATA,

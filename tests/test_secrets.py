@@ -80,8 +80,14 @@ def test_names_that_only_sound_like_secrets(path: str) -> None:
     [
         (pem("RSA PRIVATE KEY", BODY + BODY), "private key"),
         (pem("PRIVATE KEY", BODY + BODY, newline="\\n"), "private key"),
-        (pem("OPENSSH PRIVATE KEY", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA"), "private key"),
-        (pem("RSA PRIVATE KEY", f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,1F\n\n{BODY}{BODY}"), "private key"),
+        (
+            pem("OPENSSH PRIVATE KEY", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA"),
+            "private key",
+        ),
+        (
+            pem("RSA PRIVATE KEY", f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,1F\n\n{BODY}{BODY}"),
+            "private key",
+        ),
         (f'KEY = ("-----BEGIN EC PRIVATE KEY-----\\n"\n       "{BODY}{BODY}\\n")', "private key"),
         (f"key_id = '{'AKIA' + 'Q3EGRTWPLK7ZXN4V'}'", "AWS access key id"),
         (token("ghp_", 36), "GitHub token"),

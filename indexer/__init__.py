@@ -1,0 +1,1 @@
+"""A repository on its way into memory: walked, read, checked for secrets."""

@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import time
+from typing import get_args
+
+import pytest
+import tree_sitter_language_pack
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codemem import grammars
+from codemem.syntax import Symbol, enclosing_symbol, language_of, language_of_shebang, outline
+
+# In these sources a line that ends with `<-` (in a comment) starts a boundary; `= name` at the end of a line
+# says which symbol is innermost there.
+SOURCES = {
+    "python": '''
+import os
+
+# Says hello.  #<-
+@cache
+def hello(name):  #= hello
+    return name  #= hello
+
+LIMIT = 3  #= None
+
+class Session:  #<-
+    """A session."""  #= Session
+    def send(self):  #= Session.send
+        def inner():  #= Session.send.inner
+            return 1  #= Session.send.inner
+        return inner  #= Session.send
+
+    @property
+    def closed(self):
+        return True  #= Session.closed
+
+if os.name == "nt":
+    async def wait():  #<-
+        pass  #= wait
+''',
+    "typescript": """
+import { x } from "y";
+
+// Adds.  //<-
+export function add(a: number): number {
+  return a;  //= add
+}
+
+export const twice = (f: () => void) => {  //<-
+  f();  //= twice
+};
+
+export default memo(() => {  //<-
+  function once() {
+    go();  //= once
+  }
+});
+
+@Component({ selector: "app" })  //<-
+export class App<T> extends Base {
+  private run(): void {
+    go();  //= App.run
+  }
+  handle = () => {
+    go();  //= App.handle
+  };
+}
+
+interface Shape {  //<-
+  area(): number;  //= Shape
+}
+
+namespace Inner {  //<-
+  export function deep() {  //<-
+    return 1;  //= Inner.deep
+  }
+}
+
+type Name = string;  //<-
+enum Color { Red }  //<-
+""",
+    "javascript": """
+const { x } = require("y");
+
+function* walk() {  //<-
+  yield 1;  //= walk
+}
+
+exports.run = async () => {  //<-
+  await 1;  //= exports.run
+};
+
+class A {  //<-
+  #hidden() {
+    return 1;  //= A.#hidden
+  }
+}
+""",
+    "go": """
+package main
+
+import "fmt"
+
+// F prints.  //<-
+func F() {
+	fmt.Println(1)  //= F
+}
+
+func (s *Server[T]) Run(a int) error {  //<-
+	return nil  //= Server.Run
+}
+
+type Server[T any] struct {  //<-
+	Name string  //= Server
+}
+
+type (  //<-
+	A struct {
+		X int  //= A
+	}
+	B interface{}
+)
+""",
+    "rust": """
+use std::fmt;
+
+/// A point.  //<-
+#[derive(Debug)]
+pub struct Point<T> {
+    x: T,  //= Point
+}
+
+impl<T> fmt::Display for Point<T> {  //<-
+    fn fmt(&self) {
+        ok()  //= Point.fmt
+    }
+}
+
+mod inner {  //<-
+    pub fn deep() {  //<-
+        ok()  //= inner.deep
+    }
+}
+
+trait Shape {  //<-
+    fn area(&self) -> f64;  //= Shape.area
+}
+
+macro_rules! twice {  //<-
+    () => {};  //= twice
+}
+""",
+    "java": """
+package a.b;
+
+import java.util.List;
+
+/** An app. */  //<-
+@Service
+public class App {
+    private int x;
+
+    @Override  //<-
+    public void run() {
+        go();  //= App.run
+    }
+
+    static class Inner {  //<-
+        Inner() {  //<-
+            go();  //= App.Inner.Inner
+        }
+    }
+}
+""",
+    "c": """
+#include <stdio.h>
+
+/* A node. */  //<-
+typedef struct node {
+    int x;  //= node
+} node;
+
+static int *find(node *n) {  //<-
+    return 0;  //= find
+}
+
+#ifdef X
+int only_x(void) {  //<-
+    return 1;  //= only_x
+}
+#endif
+
+#define TWICE(x) ((x) * 2)  //<-
+""",
+    "cpp": """
+#include <vector>
+
+namespace app {  //<-
+
+template <class T>  //<-
+class Box {
+  public:
+    T get() {
+        return t;  //= app.Box.get
+    }
+};
+
+int &Other::at(int i) {  //<-
+    return x;  //= app.Other.at
+}
+
+}
+""",
+    "csharp": """
+using System;
+
+namespace A.B {  //<-
+    [Serializable]  //<-
+    public class C {
+        public int P { get; set; }  //<-
+
+        void M() {  //<-
+            Go();  //= A.B.C.M
+        }
+    }
+}
+""",
+    "ruby": """
+require "set"
+
+module A  #<-
+  # A cat.  #<-
+  class Cat < Animal
+    def meow
+      puts 1  #= A.Cat.meow
+    end
+
+    def self.make
+      new  #= A.Cat.make
+    end
+  end
+end
+
+def top  #<-
+  1  #= top
+end
+""",
+    "php": """
+<?php
+namespace A;
+
+/** A class. */  //<-
+class B extends C {
+    public function run() {
+        go();  //= B.run
+    }
+}
+
+function top() {  //<-
+    go();  //= top
+}
+""",
+    "kotlin": """
+package a
+
+class A(val x: Int) {  //<-
+    fun f(): Int {
+        return 1  //= A.f
+    }
+}
+
+fun String.twice(): Int {  //<-
+    return 2  //= twice
+}
+""",
+    "elixir": """
+defmodule A.B do  #<-
+  def run(x) do  #<-
+    x  #= A.B.run
+  end
+end
+""",
+}
+
+
+@pytest.mark.parametrize("language", SOURCES)
+def test_boundaries_and_symbols(language: str) -> None:
+    text = SOURCES[language].removeprefix("\n")
+    found = outline(text, language)
+    lines = text.split("\n")
+    starts = [sum(len(line) + 1 for line in lines[:row]) for row in range(len(lines))]
+    expected = [starts[row] for row, line in enumerate(lines) if line.endswith("<-")]
+    assert list(found.boundaries) == expected
+    for number, line in enumerate(lines, start=1):
+        if "= " in line and (mark := line.rpartition("= "))[0].endswith(("#", "//")):
+            assert str(enclosing_symbol(found.symbols, number)) == mark[2], (number, line)
+
+
+def test_symbols_in_full() -> None:
+    assert outline("@cache\ndef f():\n    pass\n\n\nclass A:\n    x = 1\n", "python").symbols == (
+        Symbol("f", 1, 3),
+        Symbol("A", 6, 7),
+    )
+
+
+def test_boundaries_are_characters_not_bytes() -> None:
+    text = "# é 漢字 🎉\nx = 'é'\n\ndef f():\n    pass\n"
+    (boundary,) = outline(text, "python").boundaries
+    assert text[boundary:].startswith("def f")
+
+
+def test_a_comment_apart_or_beside_code_stays_where_it_is() -> None:
+    text = "# About the file.\n\nx = 1  # one\ndef f():\n    pass\n"
+    (boundary,) = outline(text, "python").boundaries
+    assert text[boundary:].startswith("def f")
+
+
+def test_headings_are_symbols() -> None:
+    text = "# Guide\n\nHello.\n\n## Install it\n\nType.\n\n## Use it\n\nGo.\n"
+    found = outline(text, "markdown")
+    assert [text[start:].split("\n")[0] for start in found.boundaries] == [
+        "# Guide",
+        "## Install it",
+        "## Use it",
+    ]
+    assert enclosing_symbol(found.symbols, 7) == "Guide.Install it"
+    assert found.symbols[-1].end_line == 11
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "starts"),
+    [
+        ("yaml", "a:\n  b: 1\nc: 2\n", [0, 10]),
+        ("toml", "[a]\nb = 1\n\n[c]\n", [0, 11]),
+        ("css", ".a { top: 0 }\n\n.b {\n  top: 0\n}\n", [0, 15]),
+        ("sql", "CREATE TABLE a (b int);\nSELECT 1;\n", [0, 24]),
+    ],
+)
+def test_a_grammar_without_definitions_is_cut_between_its_largest_parts(
+    language: str, text: str, starts: list[int]
+) -> None:
+    found = outline(text, language)
+    assert list(found.boundaries) == starts
+    assert found.symbols == ()
+
+
+@pytest.mark.parametrize("language", [None, "klingon", ""])
+def test_an_unknown_language_has_an_empty_outline(language: str | None) -> None:
+    found = outline("def f(): pass\n", language)
+    assert (found.boundaries, found.symbols) == ((), ())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    language=st.sampled_from(sorted(SOURCES)),
+    cuts=st.lists(st.tuples(st.integers(0, 600), st.text(max_size=4)), max_size=6),
+)
+def test_broken_code_never_raises(language: str, cuts: list[tuple[int, str]]) -> None:
+    text = SOURCES[language]
+    for place, insert in cuts:
+        text = text[:place] + insert + text[place + 5 :]
+    found = outline(text, language)
+    assert list(found.boundaries) == sorted(set(found.boundaries))
+    assert all(start == 0 or text[start - 1] == "\n" for start in found.boundaries)
+    assert all(1 <= symbol.start_line <= symbol.end_line <= text.count("\n") + 1 for symbol in found.symbols)
+
+
+def test_deep_nesting_and_lone_surrogates() -> None:
+    assert outline("f(" * 20_000, "python").symbols == ()
+    assert outline("x = '\udcff'\ndef f(): pass\n", "python").boundaries == (8,)
+    assert outline("", "python").boundaries == ()
+
+
+def test_every_language_of_the_tables_has_a_grammar() -> None:
+    tables = (grammars.FILE_NAMES, grammars.EXTENSIONS, grammars.INTERPRETERS)
+    named = {language for table in tables for language in table.values()} | {
+        *grammars.DEFINITIONS,
+        *grammars.OPEN,
+    }
+    assert named <= set(get_args(tree_sitter_language_pack.SupportedLanguage))
+    for language in sorted(grammars.DEFINITIONS):
+        outline("x\n", language)  # compiles the queries
+
+
+def test_a_long_file_is_fast() -> None:
+    text = SOURCES["python"] * 70
+    assert text.count("\n") > 1500
+    outline(text, "python")
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        outline(text, "python")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("path", "language"),
+    [
+        ("a/b.py", "python"),
+        ("a.PYI", "python"),
+        ("a.jsx", "javascript"),
+        ("a.tsx", "tsx"),
+        ("Dockerfile", "dockerfile"),
+        ("docker/Dockerfile.dev", "dockerfile"),
+        ("sub/Makefile", "make"),
+        ("CMakeLists.txt", "cmake"),
+        ("main.tf", "terraform"),
+        ("a.txt", None),
+        ("LICENSE", None),
+        (".py", None),
+    ],
+)
+def test_language_by_name(path: str, language: str | None) -> None:
+    assert language_of(path) == language
+
+
+@pytest.mark.parametrize(
+    ("first", "language"),
+    [
+        ("#!/usr/bin/env python3\n", "python"),
+        ("#!/usr/bin/python3.11\n", "python"),
+        ("#!/usr/bin/env -S deno run --allow-all\n", "typescript"),
+        ("#!/bin/sh -e\n", "bash"),
+        ("#!/usr/bin/env FOO=1 ruby\n", "ruby"),
+        ("#!/opt/thing\n", None),
+        ("#!\n", None),
+        ("# python\n", None),
+    ],
+)
+def test_language_by_first_line(first: str, language: str | None) -> None:
+    assert language_of_shebang(first) == language
+
+
+def test_the_innermost_symbol() -> None:
+    symbols = (Symbol("A", 1, 10), Symbol("A.f", 2, 5), Symbol("A.g", 7, 7), Symbol("A.g.h", 7, 7))
+    assert [enclosing_symbol(symbols, line) for line in (1, 3, 6, 7, 10, 11)] == [
+        "A",
+        "A.f",
+        "A",
+        "A.g.h",
+        "A",
+        None,
+    ]
