@@ -58,7 +58,7 @@ class Bank:
         self._layers = {
             layer: torch.empty(0, kv, 2, d, dtype=self.dtype, device=self.device) for layer, (kv, d) in self.shapes.items()
         }
-        self._indexes: dict[int, Index] = {}
+        self.indexes: dict[int, Index] = {}
         self._hidden: Hidden | None = None
 
     def __len__(self) -> int:
@@ -101,9 +101,20 @@ class Bank:
             self._layers[layer][start:end] = tensor.to(self.device)
         extent = _Extent(path, start, len(entries), entries.symbols)
         self._documents[path] = extent
+        self._append(extent)
+
+    def skip(self, count: int) -> None:
+        """Leave rows empty that an index has keys for, of a document that is gone."""
+        end = self._rows + count
+        if end > len(self._live):
+            self.reserve(end)
+        self._live[self._rows : end] = False
+        self._append(_Extent("", self._rows, count, ()))
+
+    def _append(self, extent: _Extent) -> None:
         self._extents.append(extent)
-        self._starts.append(start)
-        self._rows = end
+        self._starts.append(extent.start)
+        self._rows = extent.start + extent.count
         self._hidden = None
 
     def drop(self, path: str) -> None:
@@ -117,12 +128,16 @@ class Bank:
             self._compact()
 
     def _compact(self) -> None:
-        kept = [(extent.path, self.entries(extent.path)) for extent in self._extents if self._documents.get(extent.path) is extent]
+        kept = [(path, self.entries(path)) for path, _, live in self.order() if live]
         total = sum(len(entries) for _, entries in kept)
         self._clear()
         self.reserve(total)
         for path, entries in kept:
             self.add(path, entries)
+
+    def order(self) -> list[tuple[str, int, bool]]:
+        """Path and entries of all documents in the order of their rows, and whether they are alive."""
+        return [(e.path, e.count, self._documents.get(e.path) is e) for e in self._extents]
 
     def entries(self, path: str) -> Entries:
         """What the bank holds of a document. Raises KeyError where there is none."""
@@ -157,13 +172,22 @@ class Bank:
         """
         if self._hidden is None:
             self._hidden = Hidden(~self._live[: self._rows])
-        index = self._indexes.get(layer)
+        return self._index(layer).search(queries.to(self.device), k, self._hidden).to(queries.device)
+
+    def build(self) -> None:
+        """Bring all indexes up to date now, rather than at the first search."""
+        for layer in self.shapes:
+            self._index(layer)
+
+    def _index(self, layer: int) -> Index:
+        index = self.indexes.get(layer)
+        if index is not None and len(index) == self._rows:
+            return index
         keys = self._layers[layer][: self._rows, :, 0].transpose(0, 1)
         if index is None or index.outgrown(self._rows):
-            index = self._indexes[layer] = make_index(self._kind, keys, self.dtype, self.device)
-        if len(index) < self._rows:
-            index.add(keys[:, len(index) :])
-        return index.search(queries.to(self.device), k, self._hidden).to(queries.device)
+            index = self.indexes[layer] = make_index(self._kind, keys, self.dtype, self.device)
+        index.add(keys[:, len(index) :])
+        return index
 
     def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of rows [kv_heads, ...] (row -1 gives some entry: mask it), each [kv_heads, ..., d]."""

@@ -8,6 +8,7 @@ document costs nothing here.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import faiss
@@ -137,23 +138,38 @@ class IVFIndex(_FaissIndex):
         """Train on a sample of keys [kv_heads, n, d], and add none of them."""
         generator = torch.Generator().manual_seed(0)
         sample = keys[:, torch.randperm(keys.shape[1], generator=generator)[: nlist * TRAINING_KEYS_PER_CELL]].float()
-        self.nlist, self.nprobe, self._trained_for = nlist, nprobe, keys.shape[1]
-        self._centre = sample.mean(dim=1, keepdim=True).cpu()
+        self.nprobe, self._trained_for = nprobe, keys.shape[1]
+        self._centre = sample.mean(dim=1, keepdim=True).cpu().numpy()
         self._indexes = []
         for head in self._vectors(sample):
             d = head.shape[1]
             index = faiss.IndexIVFScalarQuantizer(
                 faiss.IndexFlatL2(d), d, nlist, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
             )
-            index.own_fields, index.quantizer_keep = True, index.quantizer
             index.train(head)
             self._indexes.append(index)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write one file per key/value head, and one for the rest."""
+        for head, index in enumerate(self._indexes):
+            faiss.write_index(index, str(folder / f"{name}.head{head}.faiss"))
+        np.savez(folder / f"{name}.npz", centre=self._centre, nprobe=self.nprobe, trained_for=self._trained_for)
+
+    @classmethod
+    def load(cls, folder: Path, name: str, kv_heads: int) -> IVFIndex:
+        """What `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
+        self = cls.__new__(cls)
+        with np.load(folder / f"{name}.npz") as rest:
+            self._centre = rest["centre"]
+            self.nprobe, self._trained_for = int(rest["nprobe"]), int(rest["trained_for"])
+        self._indexes = [faiss.read_index(str(folder / f"{name}.head{head}.faiss")) for head in range(kv_heads)]
+        return self
 
     def outgrown(self, rows: int) -> bool:
         return rows > 3 * self._trained_for
 
     def _vectors(self, keys: Tensor) -> np.ndarray:
-        return super()._vectors(keys.cpu().float() - self._centre)
+        return super()._vectors(keys) - self._centre
 
     def _parameters(self, **selector: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=self.nprobe, **selector)

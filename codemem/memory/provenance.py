@@ -28,14 +28,14 @@ class Source:
 def sources(bank: Bank, trace: Iterable[tuple[Tensor, Tensor]]) -> list[Source]:
     """The lines read, heaviest first.
 
-    trace: pairs of bank rows [m] int64, -1 for none, and their attention weights [m]. Weights are summed over memory
-    layers, heads and positions.
+    trace: pairs of bank rows [heads, k] int64, -1 for none, and their attention weights [heads, k]. Weights are summed over
+    memory layers, heads and positions.
     """
     pairs = list(trace)
     if not pairs:
         return []
-    rows = torch.cat([r for r, _ in pairs]).cpu()
-    weights = torch.cat([w for _, w in pairs]).double().cpu()
+    rows = torch.cat([r.flatten() for r, _ in pairs]).cpu()
+    weights = torch.cat([w.flatten() for _, w in pairs]).double().cpu()
     rows, inverse = rows.unique(return_inverse=True)
     mass = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, inverse, weights)
     mass[rows < 0] = 0
@@ -47,3 +47,9 @@ def sources(bank: Bank, trace: Iterable[tuple[Tensor, Tensor]]) -> list[Source]:
             lines[place.path, place.line, place.symbol] += weight / total
     ranked = sorted(lines.items(), key=lambda item: (-item[1], item[0][:2]))
     return [Source(path, line, symbol, weight) for (path, line, symbol), weight in ranked]
+
+
+def memory_share(trace: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The mean share of attention that went to memory, 0 to 1, over memory layers, heads and positions."""
+    shares = [weights.sum(dim=-1).float().mean() for _, weights in trace]
+    return float(torch.stack(shares).mean()) if shares else 0.0

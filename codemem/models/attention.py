@@ -33,18 +33,18 @@ class MemoryGate(nn.Module):
         self.kind = kind
 
     def forward(self, local: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn raw scores into attention weights.
+        """Turn raw scores into attention weights, local and memory.
 
         local: [batch, heads, rows, length], masked places at the dtype's minimum or -inf; memory: [batch, heads, rows, k],
         places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to 1.
         """
         temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
         if self.kind == "joint":
-            scores = torch.cat((temperature * memory + bias, local), dim=-1)
-            return tuple(scores.softmax(dim=-1).split((memory.shape[-1], local.shape[-1]), dim=-1))  # type: ignore[return-value]
+            weights = torch.cat((local, temperature * memory + bias), dim=-1).softmax(dim=-1)
+            return weights[..., : local.shape[-1]], weights[..., local.shape[-1] :]
         found = memory.isfinite().any(dim=-1, keepdim=True)
         share = torch.sigmoid(bias) * found
-        return (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share, local.softmax(dim=-1) * (1 - share)
+        return local.softmax(dim=-1) * (1 - share), (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share
 
 
 def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:

@@ -59,11 +59,9 @@ def locked(key: str) -> Iterator[None]:
 
 
 def publish(target: Path, fill: Callable[[Path], None]) -> None:
-    """Make `target` appear whole: `fill` writes a temporary directory beside it, which is synced and then
-    renamed.
+    """Make `target` appear whole: `fill` writes a temporary directory, then synced and renamed.
 
-    The caller holds the lock for `target`. What an interrupted run left under the temporary name is removed
-    first.
+    The caller holds the lock for `target`. What an interrupted run left is removed first.
     """
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = target.with_name(f".partial-{target.name}")

@@ -45,8 +45,7 @@ def problem_in(directory: Path) -> str | None:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files that hold the weights, sorted by name. Raises ValueError where their index is
-    damaged."""
+    """The safetensors files with the weights, sorted. Raises ValueError where their index is damaged."""
     if (directory / _INDEX).is_file():
         index = _read_json(directory / _INDEX)
         if index is None or not isinstance(index.get("weight_map"), dict):
@@ -56,8 +55,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def weights_hash(directory: Path) -> str:
-    """Hex sha256 over weights, tokenizer and the part of the configuration that changes what the model
-    computes.
+    """Hex sha256 over weights, tokenizer and what in the configuration changes the model's results.
 
     The checksum of every large file is remembered while the file stays as it is, so that only the first call
     is slow.

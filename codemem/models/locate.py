@@ -30,8 +30,7 @@ class Located:
 def locate(spec: str | None = None) -> Located:
     """The model `spec`, if it is on this machine and ready to load; downloads and converts nothing.
 
-    `spec` is a catalog name, a hub id, a local directory or a .gguf file, tried in this order; None is the
-    default model.
+    `spec` is a catalog name, a hub id, a local directory or a .gguf file, in this order; None is the default.
     Raises CodememError where there is no such model, or it is not here, or only half of it is.
     """
     spec = spec or DEFAULT_MODEL
@@ -77,15 +76,13 @@ def pull(spec: str | None = None) -> Located:
 
 
 def ready(spec: str | None = None) -> Located:
-    """What loading a model starts from: the default model is pulled and a .gguf file converted; others must
-    be here."""
+    """What loading starts from: the default is pulled and a .gguf file converted; others must be here."""
     spec = spec or DEFAULT_MODEL
     return pull(spec) if find(spec) == find(DEFAULT_MODEL) or spec.endswith(".gguf") else locate(spec)
 
 
 def _place(spec: str) -> tuple[str, Path | None]:
-    """The name of `spec` and where its weights stand or would stand; None if the hub's cache has never heard
-    of it."""
+    """The name of `spec` and where its weights stand or would; None if the hub's cache has nothing."""
     entry = find(spec)
     if entry is not None and isinstance(entry.source, WheelSource):
         return entry.name, converted_path(entry.source.sha256)

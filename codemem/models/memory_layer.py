@@ -21,7 +21,8 @@ class Reading:
     """How memory is read, shared by all memory layers of a model.
 
     enabled: whether it is read at all; last: only so many last positions of a forward pass read, all if None; k: neighbours
-    per query head; trace: if a list, every read appends the rows it found and their attention weights, both flat; seconds:
+    per query head; trace: if a list, every forward pass appends, for each memory layer, what its last position read, the one
+    that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention weights [batch * heads, k]; seconds:
     spent in search and gathering.
     """
 
@@ -68,7 +69,8 @@ class ReadingLayer:
             local_scores(reader, key, mask, scaling, softcap), memory_scores(placeless, keys, found >= 0, scaling, softcap)
         )
         if reading.trace is not None:
-            reading.trace.append((found.flatten(), memory_weights.detach().flatten()))
+            k = found.shape[-1]
+            reading.trace.append((found[:, :, -1].reshape(-1, k), memory_weights[:, :, -1].detach().reshape(-1, k)))
         output = weighted_values(local_weights, value, memory_weights, values).to(query.dtype)
         return output if plain is None else torch.cat((plain[:, : length - rows], output), dim=1), None
 

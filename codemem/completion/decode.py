@@ -1,0 +1,72 @@
+"""The decode loop: prompt in, tokens out one at a time, memory read at every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from codemem.completion.prompt import Prompt
+from codemem.completion.vocabulary import Vocabulary
+from codemem.models.memorizing import MemorizingModel
+
+
+@dataclass
+class Clock:
+    """Seconds spent so far in the forward pass over the prompt, and in those of generated tokens."""
+
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+@torch.inference_mode()
+def decode(
+    model: MemorizingModel,
+    vocabulary: Vocabulary,
+    prompt: Prompt,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    clock: Clock | None = None,
+) -> Iterator[bytes]:
+    """Generate without end, except at a special token. Yields each token's bytes, those of the healed text left out.
+
+    temperature 0 takes the most likely token, else tokens are drawn with the seed given. While the healed text is not spelled
+    again, only tokens that can spell it are taken.
+    """
+    clock = clock or Clock()
+    generator = torch.Generator(device=model.base.device).manual_seed(seed)
+    cache = DynamicCache(config=model.base.config)
+    healed, ids = prompt.healed, prompt.ids
+    first = True
+    while True:
+        start = time.perf_counter()
+        step = torch.tensor([ids], device=model.base.device)
+        logits = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+        if healed:
+            allowed = torch.full_like(logits, float("-inf"))
+            continuing = vocabulary.continuing(healed)
+            allowed[continuing] = logits[continuing]
+            logits = allowed
+        token = _choose(logits, temperature, generator)
+        if first:
+            clock.prefill += time.perf_counter() - start
+        else:
+            clock.decode += time.perf_counter() - start
+        first = False
+        if token in vocabulary.special:
+            return
+        text = vocabulary.tokens[token]
+        new, healed = text[len(healed) :], healed[len(text) :]
+        yield new
+        ids = [token]
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator))

@@ -1,0 +1,53 @@
+"""A request's prompt: the document's path, then as much text before the cursor as fits, with the last token to be healed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from codemem.completion.request import Request
+from codemem.completion.vocabulary import Vocabulary
+from codemem.models.encode import path_header
+
+# More characters than this per token are rare; what is cut before tokenizing cannot be missed after it.
+_CHARACTERS_PER_TOKEN = 12
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """ids: the prompt's tokens; healed: bytes before the cursor that are not in ids and that generation must begin with;
+    first_line: the document's line (1-based) that the window of text begins with."""
+
+    ids: list[int]
+    healed: bytes
+    first_line: int
+
+
+def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> Prompt:
+    """The window starts at a line's start where one is in reach. Token healing: text that ends inside of what would be one
+    token is unlike anything the model was trained on, so the last token is taken back and generation must spell it again."""
+    header = tokenizer(path_header(request.path)).input_ids
+    room = max(1, request.context - len(header))
+    before = request.text[: request.offset]
+    start = _line_start(before, max(0, len(before) - room * _CHARACTERS_PER_TOKEN))
+    ids, starts = _tokenize(tokenizer, before[start:])
+    if len(ids) > room:
+        start = _line_start(before, start + starts[-room])
+        ids, _ = _tokenize(tokenizer, before[start:])
+        ids = ids[-room:]
+    healed = vocabulary.tokens[ids.pop()] if ids else b""
+    return Prompt(header + ids, healed, before.count("\n", 0, start) + 1)
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+
+
+def _line_start(text: str, offset: int) -> int:
+    """The first start of a line at or after the offset, if it is not the text's end; else the offset."""
+    if offset == 0 or text[offset - 1] == "\n":
+        return offset
+    newline = text.find("\n", offset)
+    return newline + 1 if 0 <= newline < len(text) - 1 else offset

@@ -1,0 +1,63 @@
+"""The bytes that each token stands for, and which tokens can continue a piece of text."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+
+class Vocabulary:
+    """A tokenizer's tokens as bytes.
+
+    Byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM) spell bytes with visible characters; SentencePiece ones (Gemma, Llama
+    2) spell a space as U+2581 and a single byte as <0xNN>.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids of tokens that are no text; generation ends at them."""
+        return frozenset(self._tokenizer.all_special_ids)
+
+    @cached_property
+    def tokens(self) -> list[bytes]:
+        """Token id -> its bytes; nothing for special tokens."""
+        backend = self._tokenizer.backend_tokenizer
+        spelled = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
+        alphabet = {character: byte for byte, character in bytes_to_unicode().items()}
+        result = [b""] * (max(self._tokenizer.get_vocab().values()) + 1)
+        for token, number in self._tokenizer.get_vocab().items():
+            if number in self.special:
+                continue
+            if spelled and all(character in alphabet for character in token):
+                result[number] = bytes(alphabet[character] for character in token)
+            elif not spelled and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                result[number] = bytes([int(token[3:5], 16)])
+            else:
+                result[number] = (token if spelled else token.replace("\u2581", " ")).encode()
+        return result
+
+    @cached_property
+    def _sorted(self) -> list[tuple[bytes, int]]:
+        return sorted((token, number) for number, token in enumerate(self.tokens) if token)
+
+    def continuing(self, text: bytes) -> list[int]:
+        """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must stand."""
+        words = self._sorted
+        start = bisect_left(words, (text, -1))
+        longer = []
+        for token, number in words[start:]:
+            if not token.startswith(text):
+                break
+            longer.append(number)
+        shorter = []
+        for length in range(1, len(text)):
+            at = bisect_left(words, (text[:length], -1))
+            if at < len(words) and words[at][0] == text[:length]:
+                shorter.append(words[at][1])
+        return longer + shorter
