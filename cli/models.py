@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from codemem.models import locate
 from codemem.models.catalog import CATALOG, DEFAULT_MODEL, CatalogEntry, HubSource
+from codemem.models.fetch import megabytes
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and find models.")
 
@@ -28,21 +30,21 @@ def list_models(
         typer.echo(json.dumps(described, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("name", "parameters", "download", "fill-in-middle", "licence", "on this machine"):
-        table.add_column(heading)
+    for heading in ("name", "size", "download", "FIM", "licence", "here"):
+        table.add_column(heading, no_wrap=True)
     for model in described:
-        name = f"{model['name']} (default)" if model["default"] else model["name"]
-        fim = "yes" if model["fill_in_middle"] else "no"
-        here = "yes" if model["path"] else "no"
-        size = f"{model['download_bytes'] / 1e6:,.0f} MB"
-        table.add_row(name, model["parameters"], size, fim, model["licence"], here)
-    Console(soft_wrap=True).print(table)
+        name = f"{model['name']}{' *' if model['default'] else ''}"
+        fim, here = ("yes" if model[key] else "no" for key in ("fill_in_middle", "path"))
+        table.add_row(
+            name, model["parameters"], megabytes(model["download_bytes"]), fim, model["licence"], here
+        )
+    console = Console()
+    console.print(table)
+    console.print("* default.  FIM: trained to fill in the middle.  here: on this machine.", style="dim")
 
 
 def _describe(entry: CatalogEntry) -> dict[str, Any]:
-    from codemem.models.locate import find_here
-
-    here = find_here(entry.name)
+    here = locate.find_here(entry.name)
     return {
         "name": entry.name,
         "title": entry.title,
@@ -60,14 +62,10 @@ def _describe(entry: CatalogEntry) -> dict[str, Any]:
 def pull(model: _Model = DEFAULT_MODEL) -> None:
     """Download a model, or convert a .gguf file, and print its directory. Does nothing if it is here
     already."""
-    from codemem.models import locate
-
     typer.echo(locate.pull(model).directory)
 
 
 @app.command()
 def path(model: _Model = DEFAULT_MODEL) -> None:
     """Print the directory of a model that is on this machine."""
-    from codemem.models import locate
-
     typer.echo(locate.locate(model).directory)
