@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _last_match(rules: tuple[Rule, ...], path: str, is_directory: bool) -> bool 
 
 def _read(file: Path, base: str) -> tuple[Rule, ...]:
     try:
-        if file.is_symlink():  # git does not follow a link here either
+        if not stat.S_ISREG(file.lstat().st_mode):  # git does not follow a link here either
             return ()
         text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError:

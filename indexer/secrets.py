@@ -7,7 +7,14 @@ for it.
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
+from collections.abc import Iterable
+from fnmatch import translate
+
+
+def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """One regular expression for many shell patterns, to be matched against a whole name."""
+    return re.compile("|".join(map(translate, patterns)))
+
 
 # Data formats in which people keep credentials. A source module called credentials.py or secrets.go handles
 # secrets and does not hold them, so it is read.
@@ -23,13 +30,13 @@ _PLAIN_NAMES = """
     service_account*.json serviceaccount*.json *-credentials.json *_credentials.json wp-config.php *.ovpn
     *.mobileprovision
 """
-_NAMES = (
-    *_PLAIN_NAMES.split(),
-    *(f"{name}.{suffix}" for name in ("credentials", "secrets", "secret") for suffix in _DATA.split()),
-)
+_DATA_NAMES = [
+    f"{name}.{suffix}" for name in ("credentials", "secrets", "secret") for suffix in _DATA.split()
+]
+_NAMES = any_of([*_PLAIN_NAMES.split(), *_DATA_NAMES])
 
 # Files whose name is harmless and whose directory is not.
-_PATHS = ("*/.docker/config.json", "*/.kube/config", "*/.aws/config", "*/.ssh/*")
+_PATHS = any_of(["*/.docker/config.json", "*/.kube/config", "*/.aws/config", "*/.ssh/*"])
 
 # `.env.example`, `credentials.sample.json`, `id_rsa.pub`: templates are written to be read, public keys to be
 # given away.
@@ -79,9 +86,7 @@ def secret_name(path: str) -> bool:
     name = lower.rpartition("/")[2]
     if _HARMLESS.search(name):
         return False
-    return any(fnmatchcase(name, pattern) for pattern in _NAMES) or any(
-        fnmatchcase(f"/{lower}", pattern) for pattern in _PATHS
-    )
+    return bool(_NAMES.match(name) or _PATHS.match(f"/{lower}"))
 
 
 def secret_content(text: str) -> str | None:

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from codemem.errors import CodememError
 from codemem.syntax import language_of
 from indexer.ignore import Rules, rules_above
-from indexer.secrets import secret_name
+from indexer.secrets import any_of, secret_name
 
-MAX_BYTES = 512 * 1024  # of one file: some 15,000 lines; what is longer is rarely written by hand
+MAX_BYTES = 1024 * 1024  # of one file: some 25,000 lines; what is longer is hardly ever written by hand
 MAX_DATA_BYTES = (
     32 * 1024
 )  # of one file in a data format: people write the small ones, programs the large ones
@@ -129,7 +129,7 @@ _NAMES = (
         "*.csv *.tsv *.jsonl *.ndjson *.geojson *.ipynb *.svg *.log *.snap *.har *.po *.pot *.srt *.vtt",
     ),
 )
-_NAME_PATTERNS = tuple((reason, pattern) for reason, patterns in _NAMES for pattern in patterns.split())
+_NAME_PATTERNS = tuple((reason, any_of(patterns.split())) for reason, patterns in _NAMES)
 _DATA_LANGUAGES = frozenset({"json", "xml", "yaml"})
 
 
@@ -240,4 +240,4 @@ def _file(path: str, absolute: Path, max_bytes: int, wanted: bool) -> SourceFile
 
 def _name_reason(path: str) -> SkipReason | None:
     name = path.rpartition("/")[2].lower()
-    return next((reason for reason, pattern in _NAME_PATTERNS if fnmatchcase(name, pattern)), None)
+    return next((reason for reason, pattern in _NAME_PATTERNS if pattern.match(name)), None)

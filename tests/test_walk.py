@@ -141,7 +141,9 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
-    assert walk(tmp_path).skipped == {"pipe.py": SkipReason.UNREADABLE}
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "sub" / ".gitignore")
+    assert walk(tmp_path).skipped == dict.fromkeys(["pipe.py", "sub/.gitignore"], SkipReason.UNREADABLE)
 
 
 def test_a_name_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
@@ -285,7 +287,24 @@ def patterns(draw: st.DrawFn) -> str:
     return line + draw(st.sampled_from(["", "", "/", " ", "\r", "**", "\\"]))
 
 
-SPECIAL = ["", "# comment", "\\#h.py", "\\!n.py", "\\[z].py", "*", "!*/", "/*", "**", "/**", "/", "!", "//"]
+SPECIAL = [
+    "",
+    "# comment",
+    "\\#h.py",
+    "\\!n.py",
+    "\\[z].py",
+    "*",
+    "!*/",
+    "/*",
+    "**",
+    "/**",
+    "/",
+    "!",
+    "//",
+    "[",
+    "a[",
+    "!a/[",
+]
 LINES = st.one_of(patterns(), st.sampled_from(SPECIAL))
 DIRECTORY = st.lists(st.sampled_from(DIRECTORIES), max_size=3).map("/".join)
 
