@@ -95,7 +95,7 @@ def _restore_digits(gguf: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _drop_tokens_without_weights(directory: Path, rows: int) -> None:
-    """Remove the tokens that transformers adds where a vocabulary lacks them, such as GPT-2's `<|endoftext|>`."""
+    """Remove tokens that transformers adds to a vocabulary that lacks them, such as `<|endoftext|>`."""
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
     tokenizer, settings = json.loads(path.read_text("utf-8")), json.loads(settings_path.read_text("utf-8"))
     gone = {token["content"] for token in tokenizer["added_tokens"] if token["id"] >= rows}
