@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cli import models
+from cli import complete, index, models, status
 from codemem.errors import CodememError
 
 app = typer.Typer(
@@ -27,6 +27,9 @@ app = typer.Typer(
 
 # The commands, in the order in which --help shows them: app.command()(index.index) for one function,
 # app.add_typer(models.app) for a group.
+app.command()(index.index)
+app.command()(complete.complete)
+app.command()(status.status)
 app.add_typer(models.app, name="models")
 
 

@@ -72,15 +72,24 @@ def read_document(file: SourceFile) -> Document | SkipReason:
     if b"\0" in raw[:_PROBE]:
         return SkipReason.BINARY
     try:
-        text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+        text = text_of(raw)
     except UnicodeDecodeError:
         return SkipReason.NOT_UTF8
     language = language_of(file.path) or language_of_shebang(text)
     reason = _content_reason(text, language)
     if reason:
         return reason
-    content_hash = hashlib.sha256(raw).hexdigest()
-    return Document(file.path, text, content_hash, len(raw), status.st_mtime_ns, language)
+    return Document(file.path, text, hash_of(raw), len(raw), status.st_mtime_ns, language)
+
+
+def text_of(raw: bytes) -> str:
+    """A document's text, see `Document`. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+    return raw.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def hash_of(raw: bytes) -> str:
+    """A document's content hash, see `Document`."""
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _flag(name: str) -> int:

@@ -54,6 +54,14 @@ def find_root(start: Path) -> Path | None:
     return next((folder for folder in (start, *start.parents) if (folder / FOLDER / "manifest.db").is_file()), None)
 
 
+def model_of(root: Path) -> str | None:
+    """The model that the memory of `root` was made with, as commands take it, or None where there is no memory."""
+    if not (root / FOLDER / "manifest.db").is_file():
+        return None
+    with Store(root) as store:
+        return store.get("model")
+
+
 class Store:
     """The memory of the repository at `root`. Use as a context manager, or call `close`."""
 
@@ -225,6 +233,12 @@ class Store:
         for file in surplus:
             file.unlink(missing_ok=True)
         return len(surplus)
+
+    def bank_bytes(self) -> int:
+        """Bytes that the bank takes in memory: those of the entries that are alive, and of the index over them."""
+        blobs = {record.blob for record in self.documents()}
+        index = (file.stat().st_size for file in (self.folder / "index").rglob("*.faiss"))
+        return sum(self.blob_path(blob).stat().st_size for blob in blobs if self.blob_path(blob).is_file()) + sum(index)
 
     @property
     def nbytes(self) -> int:

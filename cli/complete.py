@@ -1,0 +1,132 @@
+"""`codemem complete`: what should stand at a place in a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from codemem.errors import CodememError
+
+if TYPE_CHECKING:
+    from codemem.completion.request import Completion
+
+_EXPLAINED_LINES = 10
+
+
+def complete(
+    cursor: Annotated[
+        str, typer.Argument(metavar="FILE:LINE[:COL]", help="Where, counted from 1; without COL at the end of the line.")
+    ],
+    model: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it at run time, on Python 3.10 too
+        typer.Option(help="A catalog name, hub id, local directory or .gguf file.", show_default="that of the memory"),
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Read the repository's memory.")] = True,
+    explain: Annotated[bool, typer.Option("--explain", help="List the lines of memory that weighed most.")] = False,
+    max_tokens: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Tokens at most.", show_default="as many as a line or a block may have"),
+    ] = None,
+    context: Annotated[int, typer.Option(min=64, help="Prompt tokens at most.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Complete the code at a cursor, and say where memory read it."""
+    begin = time.perf_counter()
+    file, line, column = parse_cursor(cursor)
+    raw, text = _read(file)
+    offset = offset_of(text, cursor, line, column)
+
+    from cli.console import stderr
+    from codemem.completion.engine import Engine
+    from codemem.completion.request import Request
+    from codemem.memory.snapshot import open_bank
+    from codemem.memory.store import Store, find_root
+    from codemem.models.pretrained import load_memorizing
+    from indexer.documents import hash_of
+
+    root = find_root(file.parent)
+    if root is None and memory:
+        raise CodememError(f"no folder above {file} has a memory", f"codemem index {file.parent}, or add --no-memory")
+    path = file.relative_to(root or file.parent).as_posix()
+    request = Request(path, text, offset, context=context, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    with stderr.status("loading"):
+        if root is None:
+            pretrained = load_memorizing(model)
+        else:
+            with Store(root) as store:
+                pretrained = load_memorizing(model or store.get("model"))
+                if memory:
+                    store.check(pretrained.fingerprint)
+                    pretrained.model.bank = open_bank(store, pretrained.model.shapes, pretrained.model.base.dtype)
+                    remembered = {record.path: record.content_hash for record in store.documents()}
+                    request = replace(request, changed=remembered.get(path) not in (None, hash_of(raw)))
+    load = time.perf_counter() - begin
+    with stderr.status("completing"):
+        completion = Engine(pretrained.model, pretrained.name).complete(request, memory=memory)
+    total = time.perf_counter() - begin
+    completion = replace(completion, ms={**completion.ms, "load": load * 1000, "total": total * 1000})
+    if as_json:
+        typer.echo(json.dumps(completion_json(completion)))
+        return
+    typer.echo(completion.text)
+    if not completion.text:
+        stderr.print("nothing to complete here", style="dim")
+    if explain:
+        _explain(completion)
+
+
+def parse_cursor(cursor: str) -> tuple[Path, int, int | None]:
+    """FILE:LINE[:COL] -> absolute path, line and column from 1. Raises CodememError for anything else."""
+    match = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", cursor)
+    if match is None:
+        raise CodememError(f"{cursor} is not FILE:LINE or FILE:LINE:COL", "codemem complete src/main.py:120")
+    return Path(match[1]).resolve(), int(match[2]), int(match[3]) if match[3] else None
+
+
+def offset_of(text: str, cursor: str, line: int, column: int | None) -> int:
+    """The offset in characters of a line and column from 1; without a column of the line's end. Raises CodememError outside."""
+    lines = text.split("\n")
+    if not 1 <= line <= len(lines):
+        raise CodememError(f"{cursor}: the file has {len(lines)} lines", "give a line between 1 and that")
+    content = lines[line - 1]
+    if column is None:
+        column = len(content) + 1
+    if not 1 <= column <= len(content) + 1:
+        raise CodememError(
+            f"{cursor}: line {line} has {len(content)} characters", f"give a column between 1 and {len(content) + 1}"
+        )
+    return sum(len(earlier) + 1 for earlier in lines[: line - 1]) + column - 1
+
+
+def completion_json(completion: Completion) -> dict[str, Any]:
+    """The JSON form that docs/json.md describes."""
+    return asdict(completion)
+
+
+def _read(file: Path) -> tuple[bytes, str]:
+    from indexer.documents import text_of
+
+    try:
+        raw = file.read_bytes()
+        return raw, text_of(raw)
+    except OSError as error:
+        raise CodememError(f"{file} cannot be read: {error.strerror}", "codemem complete FILE:LINE") from error
+    except UnicodeDecodeError as error:
+        raise CodememError(f"{file} is not UTF-8 text", "codemem complete FILE:LINE") from error
+
+
+def _explain(completion: Completion) -> None:
+    if completion.memory is None:
+        typer.echo("\nmemory was not read")
+        return
+    typer.echo(f"\nmemory had {completion.memory.share:.1%} of the attention of its layers; most of it went to")
+    for source in completion.provenance[:_EXPLAINED_LINES]:
+        typer.echo(f"{source.weight:6.1%}  {source}")

@@ -1,0 +1,63 @@
+"""`codemem status`: what a repository's memory holds, and how true it is to the working tree."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codemem.errors import CodememError
+
+
+def status(
+    repository: Annotated[Path, typer.Argument(help="The repository, or any place in it.")] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what memory holds, where it lies, and what has changed since."""
+    from codemem.memory.store import Store, find_root
+    from indexer.changes import compare
+
+    root = find_root(repository)
+    if root is None:
+        raise CodememError(f"no folder from {repository.resolve()} upward has a memory", f"codemem index {repository}")
+    with Store(root) as store:
+        changes = compare(root, store)
+        records = store.documents()
+        fingerprint = store.fingerprint
+        entries = sum(record.entries for record in records)
+        found: dict[str, Any] = {
+            "repository": str(root),
+            "model": fingerprint and fingerprint.model,
+            "documents": len(records),
+            "entries": entries,
+            "entries_per_layer": {str(layer): entries for layer in fingerprint.layers} if fingerprint else {},
+            "bytes_on_disk": store.nbytes,
+            "bytes_in_memory": store.bank_bytes(),
+            "skipped": dict(sorted(Counter(store.skipped().values()).items())),
+            "stale": {"new": len(changes.new), "changed": len(changes.changed), "gone": len(changes.gone)},
+        }
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    typer.echo(_for_people(found))
+
+
+def _for_people(found: dict[str, Any]) -> str:
+    layers = ", ".join(found["entries_per_layer"])
+    skipped = ", ".join(f"{number} {reason}" for reason, number in found["skipped"].items()) or "nothing"
+    stale = ", ".join(f"{number} {kind}" for kind, number in found["stale"].items() if number)
+    return "\n".join(
+        (
+            f"repository  {found['repository']}",
+            f"model       {found['model'] or 'none yet'}",
+            f"documents   {found['documents']}",
+            f"entries     {found['entries']:,} in each of the memory layers {layers}",
+            f"on disk     {found['bytes_on_disk'] / 1e6:,.0f} MB",
+            f"in memory   {found['bytes_in_memory'] / 1e6:,.0f} MB when loaded",
+            f"skipped     {skipped}",
+            f"stale       {stale + ' files: codemem index ' + found['repository'] if stale else 'nothing, memory is up to date'}",
+        )
+    )

@@ -1,0 +1,43 @@
+"""A model by name, with its adapter: what commands and the daemon start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from codemem.memory.fingerprint import Fingerprint
+from codemem.models.adapter import shipped_adapter
+from codemem.models.encode import EncodingWindow
+from codemem.models.loading import load_model
+from codemem.models.memorizing import MemorizingModel
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A memorizing model with an empty bank, its name, the fingerprint of what it stores, and whether its gates are learned."""
+
+    model: MemorizingModel
+    name: str
+    fingerprint: Fingerprint
+    calibrated: bool
+
+
+def load_memorizing(
+    spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
+) -> Pretrained:
+    """Load a model as `load_model` does and attach memory to it: with the adapter that comes with codemem for this model, else
+    with the gates of an uncalibrated one. Raises CodememError as those two do."""
+    loaded = load_model(spec, device=device, dtype=dtype)
+    adapter = shipped_adapter(loaded.name)
+    model = MemorizingModel(loaded.model, loaded.tokenizer, adapter)
+    window = EncodingWindow()
+    fingerprint = Fingerprint(
+        model=loaded.name,
+        weights=loaded.weights_hash,
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        layers=model.adapter.layers,
+        window=window.size,
+        overlap=window.overlap,
+    )
+    return Pretrained(model, loaded.name, fingerprint, adapter is not None)
