@@ -6,13 +6,14 @@ Lines are 1-based and end at "\\n" alone, as tree-sitter counts them.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
 import tree_sitter_language_pack
-from tree_sitter import Language, Node, Parser, Query, QueryCursor
+from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
 
 from codemem.grammars import (
     CONTAINERS,
@@ -25,6 +26,7 @@ from codemem.grammars import (
     WRAPPERS,
 )
 
+PARSE_SECONDS = 5.0  # a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
 MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
 
 # Kinds of node that define something, in grammars without a row in DEFINITIONS.
@@ -35,6 +37,9 @@ _DEFINING_KIND = re.compile(
 )
 _NAMING_KIND = re.compile(r"(\w+_)?(identifier|name|word)")
 _TYPE_ARGUMENTS = re.compile(r"[<\[(].*", re.DOTALL)
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_PIECE = 64 * 1024  # bytes
 _SEPARATORS = re.compile(r"::|[\\:]")
 
 
@@ -86,13 +91,21 @@ def language_of_shebang(text: str) -> str | None:
 
 
 def outline(text: str, language: str | None) -> Outline:
-    """Boundaries and symbols of `text`; of broken code what can be parsed, of an unknown language nothing."""
+    """Boundaries and symbols of `text`; of broken code what can be parsed, of an unknown language nothing.
+
+    Never raises. A text that takes longer than PARSE_SECONDS to parse has an empty outline.
+    """
+    if language == "markdown":
+        return _headings(text)
     grammar = _grammar(language) if language else None
     if grammar is None:
         return EMPTY
     # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
     data = text.encode("utf-8", "replace")
-    root = Parser(grammar.language).parse(data).root_node
+    tree = _parse(grammar.language, data)
+    if tree is None:
+        return EMPTY
+    root = tree.root_node
     found = _read(grammar, root, text, data)
     if found.symbols or language in DEFINITIONS:
         return found
@@ -139,6 +152,47 @@ def _grammar(name: str) -> _Grammar | None:
     patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
     patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
     return _Grammar(language, Query(language, "\n".join(patterns)), OPEN.get(name, frozenset()))
+
+
+def _parse(language: Language, data: bytes) -> Tree | None:
+    """The tree, or None after PARSE_SECONDS. Progress is reported only where the source is read in pieces."""
+    end = time.monotonic() + PARSE_SECONDS
+    try:
+        return Parser(language).parse(
+            lambda byte, _: data[byte : byte + _PIECE],
+            progress_callback=lambda _byte, _error: time.monotonic() > end,  # True stops
+        )
+    except ValueError:
+        return None
+
+
+def _headings(text: str) -> Outline:
+    """Markdown's ATX headings, each with all that is below it (CommonMark 0.31, 4.2 and 4.5).
+
+    Without tree-sitter, whose Markdown scanner ends the process with a segmentation fault on some thousand
+    nested blocks, as in "* * * * ...".
+    """
+    lines = text.split("\n")
+    found: list[tuple[int, int, str]] = []  # row, level, title
+    fence = ""
+    for row, line in enumerate(lines):
+        if mark := _FENCE.match(line):
+            if not fence:
+                fence = mark[1]
+            elif mark[1].startswith(fence) and not line[mark.end() :].strip():
+                fence = ""
+        elif not fence and (heading := _HEADING.match(line)):
+            found.append((row, len(heading[1]), _clean(heading[2])))
+    last_row = len(lines) - 1 - (not lines[-1] and len(lines) > 1)
+    symbols: list[Symbol] = []
+    above: list[tuple[int, str]] = []
+    for place, (row, level, title) in enumerate(found):
+        above = [outer for outer in above if outer[0] < level] + [(level, title)]
+        end = next((later - 1 for later, other, _ in found[place + 1 :] if other <= level), last_row)
+        symbols.append(Symbol(".".join(name for _, name in above if name), row + 1, end + 1))
+    return Outline(
+        _offsets(text, [row for row, _, _ in found]), tuple(symbol for symbol in symbols if symbol.name)
+    )
 
 
 @dataclass(frozen=True)

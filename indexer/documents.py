@@ -21,7 +21,7 @@ _PROBE = 8 * 1024  # bytes in which a NUL means binary: git looks at as many
 _LONG_LINE = 400
 _LONG_LINE_OF_PROSE = 10_000
 _MIN_MINIFIED = 2048
-_PROSE = frozenset({"markdown", "rst", "latex", "typst"})
+_PROSE = frozenset({"markdown", "rst", "latex"})
 
 _HEADER_LINES = 15
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|;|%|<!--|\"\"\"|''')")

@@ -7,7 +7,7 @@ plain rule is final.
 
 As in git, a file below an ignored directory cannot be brought back: the walk never asks about it. Unlike
 git, a tracked file that matches a rule is ignored, and the user's global excludes file is not read. Matching
-is case-sensitive.
+is case-sensitive, and a bracket expression with a slash in it matches nothing.
 """
 
 from __future__ import annotations

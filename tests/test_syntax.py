@@ -328,6 +328,22 @@ def test_headings_are_symbols() -> None:
     assert found.symbols[-1].end_line == 11
 
 
+def test_a_hash_in_a_fence_is_no_heading() -> None:
+    text = "# One\n\n```sh\n# comment\n~~~\n```\n\n#tag\n\n## Two ##\n"
+    assert outline(text, "markdown").symbols == (Symbol("One", 1, 10), Symbol("One.Two", 10, 10))
+
+
+def test_text_that_ended_the_process_in_the_markdown_grammar() -> None:
+    assert outline("* " * 10_000, "markdown").symbols == ()
+
+
+def test_a_parse_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codemem.syntax.PARSE_SECONDS", 0.2)
+    start = time.perf_counter()
+    assert outline("fn f() {\n" * 5_000, "svelte").boundaries == ()  # 40 s to the end
+    assert time.perf_counter() - start < 3
+
+
 @pytest.mark.parametrize(
     ("language", "text", "starts"),
     [
