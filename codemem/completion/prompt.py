@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from codemem.completion.request import Request
 from codemem.completion.vocabulary import Vocabulary
-from codemem.models.encode import path_header
+from codemem.models.encode import header_tokens, tokenize
 
 # More characters than this per token are rare; what is cut before tokenizing cannot be missed after it.
 _CHARACTERS_PER_TOKEN = 12
@@ -27,22 +27,17 @@ class Prompt:
 def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> Prompt:
     """The window starts at a line's start where one is in reach. Token healing: text that ends inside of what would be one
     token is unlike anything the model was trained on, so the last token is taken back and generation must spell it again."""
-    header = tokenizer(path_header(request.path)).input_ids
+    header = header_tokens(tokenizer, request.path)
     room = max(1, request.context - len(header))
     before = request.text[: request.offset]
     start = _line_start(before, max(0, len(before) - room * _CHARACTERS_PER_TOKEN))
-    ids, starts = _tokenize(tokenizer, before[start:])
+    ids, starts = tokenize(tokenizer, before[start:])
     if len(ids) > room:
-        start = _line_start(before, start + starts[-room])
-        ids, _ = _tokenize(tokenizer, before[start:])
+        start = _line_start(before, start + int(starts[-room]))
+        ids, _ = tokenize(tokenizer, before[start:])
         ids = ids[-room:]
     healed = vocabulary.tokens[ids.pop()] if ids else b""
     return Prompt(header + ids, healed, before.count("\n", 0, start) + 1)
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
 
 
 def _line_start(text: str, offset: int) -> int:

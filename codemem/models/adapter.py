@@ -19,6 +19,8 @@ from codemem.models.attention import GateKind
 # heads that gain from memory sit between 45 % and 80 % of the depth.
 DEFAULT_DEPTHS = (0.5, 0.55, 0.6, 0.65)
 DEFAULT_BIAS = -2.0
+DEFAULT_ANGLE = 1024
+DEFAULT_K = 32
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Adapter:
     layers: tuple[int, ...]
     bias: dict[int, Tensor]
     temperature: dict[int, Tensor]
-    k: int = 32
-    angle: int = 1024
+    k: int = DEFAULT_K
+    angle: int = DEFAULT_ANGLE
     gate: GateKind = "joint"
     name: str = "default"
     recipe: dict[str, str] = field(default_factory=dict)
@@ -47,7 +49,13 @@ class Adapter:
 
 
 def uniform_adapter(
-    layers: tuple[int, ...], heads: int, *, bias: float = DEFAULT_BIAS, k: int = 32, angle: int = 1024, gate: GateKind = "joint"
+    layers: tuple[int, ...],
+    heads: int,
+    *,
+    bias: float = DEFAULT_BIAS,
+    k: int = DEFAULT_K,
+    angle: int = DEFAULT_ANGLE,
+    gate: GateKind = "joint",
 ) -> Adapter:
     """The same gate in every head of the layers given."""
     return Adapter(
@@ -60,9 +68,9 @@ def uniform_adapter(
     )
 
 
-def default_adapter(layers: int, heads: int) -> Adapter:
-    """Gates for a model of `layers` decoder layers that nobody has calibrated."""
-    return uniform_adapter(tuple(sorted({int(layers * depth) for depth in DEFAULT_DEPTHS})), heads)
+def default_layers(layers: int) -> tuple[int, ...]:
+    """The memory layers of a model with so many decoder layers that nobody has calibrated."""
+    return tuple(sorted({int(layers * depth) for depth in DEFAULT_DEPTHS if layers}))
 
 
 def load_adapter(path: Path) -> Adapter:

@@ -75,10 +75,28 @@ class _Window:
     start: int
 
 
-def path_header(path: str) -> str:
-    """The first line of every encoding window and of every prompt."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], np.ndarray]:
+    """The ids of a piece of text, and the offset in characters, [n] int64, at which each of them starts.
+
+    No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer that
+    cannot say where its tokens stand.
+    """
+    if not tokenizer.is_fast:
+        raise CodememError(
+            f"{type(tokenizer).__name__} cannot say where its tokens stand in the text", "use a model with a fast tokenizer"
+        )
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    return encoded["input_ids"], starts
+
+
+def header_tokens(tokenizer: PreTrainedTokenizerBase, path: str) -> list[int]:
+    """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a text."""
     leader = "//" if PurePosixPath(path).suffix.lower() in _SLASHED else "#"
-    return f"{leader} {path}\n"
+    ids: list[int] = tokenizer(f"{leader} {path}\n", split_special_tokens=True, verbose=False).input_ids
+    return ids
 
 
 @torch.no_grad()
@@ -94,7 +112,7 @@ def encode(
     """The entries of each text at the memory layers `sites`. Memory is not read; layers above the last site are not run.
 
     batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that little is
-    padded. Raises CodememError for a tokenizer that cannot say where its tokens stand.
+    padded. Raises CodememError as `tokenize` does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
     windows = [piece for number, item in enumerate(tokens) for piece in _windows(number, item, window)]
@@ -173,13 +191,8 @@ def _cut(item: _Tokens, start: int, end: int) -> int:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Tokens:
-    if not tokenizer.is_fast:
-        raise CodememError(
-            f"{type(tokenizer).__name__} cannot say where its tokens stand in the text", "use a model with a fast tokenizer"
-        )
-    header = tokenizer(path_header(text.path)).input_ids
-    encoded = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    header = header_tokens(tokenizer, text.path)
+    ids, starts = tokenize(tokenizer, text.text)
     visible = _first_visible(text.text)[starts] if len(starts) else starts
     newlines = np.array([i for i, character in enumerate(text.text) if character == "\n"], dtype=np.int64)
     lines = np.searchsorted(newlines, visible)
@@ -187,7 +200,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Tokens:
     breaks = sorted({bisect_left(starts, boundary) for boundary in text.boundaries})
     line_starts = np.flatnonzero(np.diff(lines, prepend=0)).tolist()
     columns = visible - line_offsets[lines] + 1
-    return _Tokens(header, encoded["input_ids"], (lines + 1).astype(np.int32), columns.astype(np.int32), breaks, line_starts)
+    return _Tokens(header, ids, (lines + 1).astype(np.int32), columns.astype(np.int32), breaks, line_starts)
 
 
 def _first_visible(text: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
 
 def route_attention(model: PreTrainedModel) -> None:
     """Make the model's attention layers ask for a handler. Raises CodememError where its architecture cannot."""
-    name = model.config._attn_implementation
+    name = model.config._attn_implementation or "sdpa"
     if name.startswith(_PREFIX):
         return
     if not model._can_set_attn_implementation():

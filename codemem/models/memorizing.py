@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Shapes
-from codemem.models.adapter import Adapter, default_adapter
+from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
 from codemem.models.encode import Text, encode
-from codemem.models.interface import attention_modules, remove_handler, route_attention, set_handler
+from codemem.models.interface import attention_modules, remove_handler, set_handler
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.probe import find_sites
 
@@ -43,11 +43,10 @@ class MemorizingModel(nn.Module):
         bank: Bank | None = None,
     ) -> None:
         super().__init__()
-        route_attention(base)
-        text_config = base.config.get_text_config()
-        adapter = adapter or default_adapter(len(attention_modules(base)), text_config.num_attention_heads)
-        self.base, self.tokenizer, self.adapter = base, tokenizer, adapter
-        self.sites = find_sites(base, adapter.layers, adapter.angle)
+        layers = adapter.layers if adapter else default_layers(len(attention_modules(base)))
+        self.base, self.tokenizer = base, tokenizer
+        self.sites = find_sites(base, layers, adapter.angle if adapter else DEFAULT_ANGLE)
+        self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
         self.reading = Reading(k=adapter.k)
         self.gates = nn.ModuleDict(
             {

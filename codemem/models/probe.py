@@ -76,6 +76,8 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
         raise CodememError(f"{name} is an encoder-decoder; memory attaches to decoders only", SUPPORTED)
     route_attention(model)
     modules = attention_modules(model)
+    if not modules:
+        raise CodememError(f"{name} has no attention layers", SUPPORTED)
     if absent := [layer for layer in layers if layer not in modules]:
         raise CodememError(f"{name} has no attention layer {absent[0]}; its layers are 0 to {len(modules) - 1}", SUPPORTED)
     seen: dict[int, dict[str, Any]] = {}
@@ -88,8 +90,8 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
             model(input_ids=token, position_ids=positions, use_cache=False)
         except StopForwardError:
             pass
-        except TypeError as error:
-            raise CodememError(f"{name} takes no position ids, so it has no rotary positions: {error}", SUPPORTED) from error
+        except (TypeError, IndexError) as error:  # no position ids, or a table of positions with an end
+            raise CodememError(f"{name} has no rotary positions up to {angle}: {error}", SUPPORTED) from error
     return {layer: _site(name, layer, module, seen.get(layer)) for layer, module in chosen.items()}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from codemem.models.adapter import Adapter
-from codemem.models.encode import path_header
+from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 
 
@@ -24,8 +24,8 @@ def chunks(model: MemorizingModel, path: str, text: str, context: int, scored: i
 
     Every piece starts with the path, as a prompt does. Pieces that would predict fewer than `scored` tokens are left out.
     """
-    header = model.tokenizer(path_header(path)).input_ids
-    ids = model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    header = header_tokens(model.tokenizer, path)
+    ids, _ = tokenize(model.tokenizer, text)
     for end in range(scored, len(ids) + 1, scored):
         piece = header + ids[max(0, end - context + len(header)) : end]
         yield torch.tensor([piece], device=model.base.device)
@@ -73,7 +73,7 @@ def calibrate(
             value.backward()
         optimizer.step()
         schedule.step()
-        yield step, float(value)
+        yield step, float(value.detach())
 
 
 def trained_adapter(model: MemorizingModel, name: str, recipe: dict[str, str]) -> Adapter:
