@@ -79,7 +79,7 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
             store.set_documents([], changes.gone)
             waiting = changes.new + changes.changed
             tokens, done, total = 0, 0, sum(file.size for file in waiting)
-            for files in _groups(waiting):
+            for files in groups_of(waiting):
                 documents = _read(files, skipped)
                 refused = [file.path for file in files if file.path in skipped]
                 tokens += _remember(model, store, documents, refused)
@@ -105,7 +105,8 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
     )
 
 
-def _groups(files: tuple[SourceFile, ...]) -> Iterator[list[SourceFile]]:
+def groups_of(files: tuple[SourceFile, ...]) -> Iterator[list[SourceFile]]:
+    """Files that are encoded and committed together, in order."""
     group: list[SourceFile] = []
     for file in files:
         group.append(file)

@@ -27,6 +27,7 @@ from codemem.syntax import Symbol
 
 # Attention sinks at the start of a window (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023).
 SINKS = 4
+BATCH_TOKENS = 4096
 # Comments start with // in these, with # in the rest.
 _SLASHED = frozenset(
     ".c .cc .cpp .cs .cxx .dart .go .h .hpp .java .js .jsx .kt .kts .mjs .php .proto .rs .scala .swift .ts .tsx .zig".split()
@@ -66,7 +67,7 @@ class _Tokens:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """A piece of document number `document`: its positions from `context` on are the document's tokens from `start` on."""
 
     document: int
@@ -107,7 +108,7 @@ def encode(
     texts: Sequence[Text],
     *,
     window: EncodingWindow = EncodingWindow(),  # noqa: B008 - frozen
-    batch_tokens: int = 4096,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[Entries]:
     """The entries of each text at the memory layers `sites`. Memory is not read; layers above the last site are not run.
 
@@ -115,14 +116,13 @@ def encode(
     padded. Raises CodememError as `tokenize` does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
-    windows = [piece for number, item in enumerate(tokens) for piece in _windows(number, item, window)]
     pairs = {
         number: {
             layer: torch.empty(len(item.ids), site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
         }
         for number, item in enumerate(tokens)
     }
-    for batch in _batches(windows, batch_tokens):
+    for batch in _batches(tokens, window, batch_tokens):
         recorded = _record(model, sites, [piece.ids for piece in batch])
         for row, piece in enumerate(batch):
             new = slice(piece.start, piece.start + len(piece.ids) - piece.context)
@@ -157,8 +157,19 @@ def _entries(item: _Tokens, layers: dict[int, Tensor], text: Text) -> Entries:
     )
 
 
-def _batches(windows: list[_Window], batch_tokens: int) -> list[list[_Window]]:
-    batches: list[list[_Window]] = []
+def plan(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    window: EncodingWindow = EncodingWindow(),  # noqa: B008 - frozen
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[list[Window]]:
+    """The forward passes in which `encode` reads these texts."""
+    return _batches([_tokenize(tokenizer, text) for text in texts], window, batch_tokens)
+
+
+def _batches(tokens: list[_Tokens], window: EncodingWindow, batch_tokens: int) -> list[list[Window]]:
+    windows = [piece for number, item in enumerate(tokens) for piece in _windows(number, item, window)]
+    batches: list[list[Window]] = []
     for piece in sorted(windows, key=lambda w: len(w.ids), reverse=True):
         if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= batch_tokens:
             batches[-1].append(piece)
@@ -167,7 +178,7 @@ def _batches(windows: list[_Window], batch_tokens: int) -> list[list[_Window]]:
     return batches
 
 
-def _windows(number: int, item: _Tokens, window: EncodingWindow) -> list[_Window]:
+def _windows(number: int, item: _Tokens, window: EncodingWindow) -> list[Window]:
     pieces, start, total = [], 0, len(item.ids)
     while start < total:
         context = max(0, start - window.overlap)
@@ -175,7 +186,7 @@ def _windows(number: int, item: _Tokens, window: EncodingWindow) -> list[_Window
         if end < total:
             end = _cut(item, start, end)
         ids = item.header + item.ids[context:end]
-        pieces.append(_Window(number, ids, len(item.header) + start - context, start))
+        pieces.append(Window(number, ids, len(item.header) + start - context, start))
         start = end
     return pieces
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,22 +19,29 @@ from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 
 
-def chunks(model: MemorizingModel, path: str, text: str, context: int, scored: int) -> Iterator[Tensor]:
-    """Consecutive pieces of a text: [1, <= context] token ids, of which the last `scored` are to be predicted.
+@dataclass(frozen=True)
+class Piece:
+    """ids: [1, T] token ids, the document's path first, as in a prompt; scored: how many of the last ones are to be predicted."""
 
-    Every piece starts with the path, as a prompt does. Pieces that would predict fewer than `scored` tokens are left out.
-    """
+    ids: Tensor
+    scored: int
+
+
+def pieces(model: MemorizingModel, path: str, text: str, context: int = 512, scored: int = 256) -> Iterator[Piece]:
+    """A text as consecutive pieces of at most `context` tokens; every token of the text is scored once, `scored` in each piece but
+    the last, after at least context - scored tokens of what stands before them where there are so many."""
     header = header_tokens(model.tokenizer, path)
     ids, _ = tokenize(model.tokenizer, text)
-    for end in range(scored, len(ids) + 1, scored):
+    for start in range(0, len(ids), scored):
+        end = min(start + scored, len(ids))
         piece = header + ids[max(0, end - context + len(header)) : end]
-        yield torch.tensor([piece], device=model.base.device)
+        yield Piece(torch.tensor([piece], device=model.base.device), end - start)
 
 
-def loss(model: MemorizingModel, ids: Tensor, scored: int) -> Tensor:
-    """Mean negative log-likelihood, in nats per token, of the last `scored` of ids [1, T]."""
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=scored + 1).logits[0, :-1]
-    return torch.nn.functional.cross_entropy(logits.float(), ids[0, -scored:])
+def loss(model: MemorizingModel, piece: Piece) -> Tensor:
+    """Mean negative log-likelihood, in nats per token, of a piece's scored tokens, each of which reads memory as the model is set."""
+    logits = model(input_ids=piece.ids, use_cache=False, logits_to_keep=piece.scored + 1).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits.float(), piece.ids[0, -piece.scored :])
 
 
 def calibrate(
@@ -54,7 +61,8 @@ def calibrate(
     """
     for parameter in model.base.parameters():
         parameter.requires_grad_(False)
-    pieces = [piece for path, text in texts for piece in chunks(model, path, text, context, scored)]
+    cut = [piece for path, text in texts for piece in pieces(model, path, text, context, scored)]
+    full = [piece for piece in cut if piece.scored == scored]
     order = random.Random(seed)
     gates = list(model.gates.values())
     optimizer = torch.optim.Adam(
@@ -68,7 +76,7 @@ def calibrate(
     for step in range(steps):
         with model.reads(last=scored) as reading:
             reading.trace = None
-            value = loss(model, order.choice(pieces), scored)
+            value = loss(model, order.choice(full))
             optimizer.zero_grad()
             value.backward()
         optimizer.step()

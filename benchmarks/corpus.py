@@ -1,0 +1,97 @@
+"""Code to measure on: packages that the models cannot have seen, fetched once, and files of them held out by a seeded shuffle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from codemem.memory.store import Store
+from codemem.models.cache import cache_dir
+from codemem.models.pretrained import Pretrained
+from indexer.documents import Document, read_document
+from indexer.pipeline import Progress, index
+from indexer.walk import walk
+
+REPORTED = "mcp==2.3.0"
+CALIBRATION = ("smolagents==1.26.0", "browser-use==0.13.14")
+
+
+def package(requirement: str) -> Path:
+    """The unpacked wheel of a package, downloaded once into the cache; its code is never installed or run."""
+    folder = cache_dir() / "benchmarks" / requirement.replace("==", "-")
+    if not folder.is_dir():
+        download = folder.with_suffix(".download")
+        shutil.rmtree(download, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(download), requirement]
+        subprocess.run(pip, check=True)
+        with zipfile.ZipFile(next(download.glob("*.whl"))) as wheel:
+            wheel.extractall(download / "code")
+        for metadata in (download / "code").glob("*.dist-info"):
+            shutil.rmtree(metadata)
+        (download / "code").rename(folder)
+        shutil.rmtree(download)
+    return folder
+
+
+def documents(root: Path) -> list[Document]:
+    """The Python files below root that would be memorised, by path."""
+    read = (read_document(file) for file in walk(root).files if file.path.endswith(".py"))
+    return [document for document in read if isinstance(document, Document)]
+
+
+def held_out(requirement: str, count: int = 20, seed: int = 0, least: int = 1024) -> tuple[Path, list[Document]]:
+    """A copy of a package without `count` files, chosen by a seeded shuffle among those of at least `least` bytes, and these."""
+    source = package(requirement)
+    candidates = [document for document in documents(source) if document.size >= least]
+    chosen = random.Random(seed).sample(candidates, count)
+    root = source.with_name(f"{source.name}-without-{count}-seed-{seed}")
+    if not root.is_dir():
+        excluded = {str(source / document.path) for document in chosen}
+        partial = root.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial, ignore=lambda folder, names: [n for n in names if f"{folder}/{n}" in excluded])
+        partial.rename(root)
+    return root, chosen
+
+
+def remember(pretrained: Pretrained, root: Path) -> None:
+    """Index root, or take the index that an earlier run left, and let the model read it."""
+
+    def show(step: Progress) -> None:
+        print(f"\\rindexing {step.done / max(step.total, 1):.0%}", end="", file=sys.stderr)
+
+    with Store(root, create=True) as store:
+        store.bind(pretrained.fingerprint, replace=store.fingerprint not in (None, pretrained.fingerprint))
+        pretrained.model.bank = index(pretrained.model, store, show).bank
+    print(file=sys.stderr)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with what all benchmarks take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", help="as for codemem; the embedded model by default")
+    parser.add_argument("--package", default=REPORTED, help="a requirement with its version")
+    return parser
+
+
+def report(name: str, **results: Any) -> None:
+    """Print one JSON line."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    print(json.dumps({"benchmark": name, "commit": commit, "processor": _processor(), **results}))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()

@@ -1,0 +1,89 @@
+"""How much of indexing is the model: tokens/s of `codemem index` against the bare forward pass over the same windows.
+
+    python -m benchmarks.indexing
+
+The bare forward pass runs the same model over the same windows, in the same batches, up to the keys and values of the last memory
+layer, and does nothing with them. It takes turns with indexing, group of files by group of files, so that both see the same
+machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import NoReturn
+
+import torch
+
+from benchmarks.corpus import arguments, package, report
+from codemem.memory.store import FOLDER, Store
+from codemem.models.encode import Text, Window, plan
+from codemem.models.interface import StopForwardError, handlers
+from codemem.models.memorizing import MemorizingModel
+from codemem.models.pretrained import load_memorizing
+from codemem.syntax import outline
+from indexer.documents import Document, read_document
+from indexer.pipeline import Progress, groups_of, index
+from indexer.walk import walk
+
+
+def stop(*_: object, **__: object) -> NoReturn:
+    """A handler that wants nothing but the end of the forward pass."""
+    raise StopForwardError
+
+
+def forward_to_last_memory_layer(model: MemorizingModel, batch: list[Window]) -> None:
+    width = max(len(window.ids) for window in batch)
+    ids = torch.tensor([window.ids + [0] * (width - len(window.ids)) for window in batch])
+    last = max(model.sites)
+    with handlers({last: model.sites[last].module}, lambda _: stop):
+        try:
+            model.base(input_ids=ids, use_cache=False)
+        except StopForwardError:
+            pass
+
+
+def main() -> None:
+    options = arguments("Tokens per second of indexing, against the bare forward pass.").parse_args()
+    pretrained = load_memorizing(options.model)
+    model = pretrained.model
+    root = package(options.package)
+    shutil.rmtree(root / FOLDER, ignore_errors=True)
+    groups = iter(list(groups_of(walk(root).files)))
+    bare = {"seconds": 0.0, "positions": 0}
+
+    @torch.no_grad()
+    def run_bare(step: Progress) -> None:
+        start = time.perf_counter()
+        files = next(groups, [])
+        read = [document for document in map(read_document, files) if isinstance(document, Document)]
+        texts = [Text(d.path, d.text, outline(d.text, d.language).boundaries) for d in read]
+        batches = plan(model.tokenizer, texts)
+        forward = time.perf_counter()
+        for batch in batches:
+            forward_to_last_memory_layer(model, batch)
+            bare["positions"] += sum(len(window.ids) for window in batch)
+        bare["seconds"] += time.perf_counter() - forward
+        paused.append(time.perf_counter() - start)
+
+    paused: list[float] = []
+    with Store(root, create=True) as store:
+        store.bind(pretrained.fingerprint)
+        summary = index(model, store, run_bare)
+    seconds = summary.seconds - sum(paused)
+    shutil.rmtree(root / FOLDER)
+    report(
+        "indexing",
+        package=options.package,
+        model=pretrained.name,
+        layers=list(model.adapter.layers),
+        **{**summary.as_json(), "seconds": round(seconds, 2), "tokens_per_second": round(summary.tokens / seconds, 1)},
+        bare_seconds=round(bare["seconds"], 2),
+        bare_tokens_per_second=round(summary.tokens / bare["seconds"], 1),
+        bare_positions=bare["positions"],
+        share_of_bare=round(bare["seconds"] / seconds, 3),
+    )
+
+
+if __name__ == "__main__":
+    main()

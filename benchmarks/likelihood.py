@@ -1,0 +1,107 @@
+"""What memory does to the likelihood of held-out files: none, memory, and two controls of the same size.
+
+    python -m benchmarks.likelihood
+
+Controls: "random" has keys and values drawn from a normal distribution with the mean and variance of each real head's, dimension
+by dimension; "shuffled" has the real keys, each with another entry's value.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import torch
+
+from benchmarks.corpus import arguments, held_out, remember, report
+from codemem.memory.bank import Bank
+from codemem.memory.entries import Entries
+from codemem.models.memorizing import MemorizingModel
+from codemem.models.pretrained import load_memorizing
+from codemem.training.gates import loss, pieces
+
+
+def control(bank: Bank, kind: str) -> Bank:
+    """A bank like the one given, of the same size, that holds nothing worth knowing."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [bank.entries(path) for path in bank.documents]
+    layers = {}
+    for layer in bank.shapes:
+        pairs = torch.cat([entries.layers[layer] for entries in parts])
+        if kind == "shuffled":
+            pairs[:, :, 1] = pairs[torch.randperm(len(pairs), generator=generator), :, 1]
+        else:
+            mean, deviation = pairs.float().mean(0), pairs.float().std(0)
+            for rows in pairs.split(16_384):
+                rows.copy_(mean + deviation * torch.randn(rows.shape, generator=generator))
+        layers[layer] = pairs
+    tokens, lines, columns = (torch.cat([getattr(e, name) for e in parts]) for name in ("tokens", "lines", "columns"))
+    result = Bank(bank.shapes, bank.dtype)
+    result.add(kind, Entries(tokens, lines, columns, layers))
+    return result
+
+
+@torch.no_grad()
+def nats(model: MemorizingModel, texts: list[tuple[str, str]], *, enabled: bool) -> list[tuple[float, int]]:
+    """Per held-out file the sum of its tokens' negative log-likelihoods and their number."""
+    result = []
+    for path, text in texts:
+        total, tokens = 0.0, 0
+        for piece in pieces(model, path, text):
+            with model.reads(enabled=enabled, last=piece.scored + 1) as reading:
+                reading.trace = None
+                total += float(loss(model, piece)) * piece.scored
+            tokens += piece.scored
+        result.append((total, tokens))
+    return result
+
+
+def interval(with_memory: list[tuple[float, int]], without: list[tuple[float, int]]) -> tuple[float, float]:
+    """95 % bootstrap interval, over files, of the difference in nats per token."""
+    draw, differences = random.Random(0), []
+    for _ in range(2000):
+        chosen = draw.choices(range(len(without)), k=len(without))
+        tokens = sum(without[i][1] for i in chosen)
+        differences.append(sum(with_memory[i][0] - without[i][0] for i in chosen) / tokens)
+    differences.sort()
+    return differences[50], differences[1949]
+
+
+def main() -> None:
+    parser = arguments("Negative log-likelihood per token of held-out files, with and without memory.")
+    parser.add_argument("--held-out", type=int, default=20)
+    parser.add_argument("--controls", nargs="*", default=["random", "shuffled"])
+    options = parser.parse_args()
+    pretrained = load_memorizing(options.model)
+    model = pretrained.model
+    root, files = held_out(options.package, options.held_out)
+    remember(pretrained, root)
+    texts = [(file.path, file.text) for file in files]
+    bank, start = model.bank, time.perf_counter()
+    none = nats(model, texts, enabled=False)
+    tokens = sum(count for _, count in none)
+    base = sum(total for total, _ in none) / tokens
+    changes: dict[str, float] = {}
+    intervals: dict[str, list[float]] = {}
+    for arm in ("memory", *options.controls):
+        model.bank = bank if arm == "memory" else control(bank, arm)
+        result = nats(model, texts, enabled=True)
+        changes[arm] = round(sum(total for total, _ in result) / tokens - base, 4)
+        intervals[arm] = [round(bound, 4) for bound in interval(result, none)]
+    report(
+        "likelihood",
+        package=options.package,
+        model=pretrained.name,
+        layers=list(model.adapter.layers),
+        entries=len(bank),
+        files=len(files),
+        tokens=tokens,
+        nats_per_token=round(base, 4),
+        change=changes,
+        interval_95=intervals,
+        seconds=round(time.perf_counter() - start, 1),
+    )
+
+
+if __name__ == "__main__":
+    main()
