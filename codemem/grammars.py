@@ -1,7 +1,7 @@
 """Tables for `syntax`: which file name means which language, and which nodes of a grammar define something.
 
-Language names are those of tree-sitter-language-pack 0.13. Typst is left out: its scanner ends the process with a
-segmentation fault on deep nesting.
+Language names are those of tree-sitter-language-pack 0.13. Typst is left out: its scanner ends the process with
+a segmentation fault on deep nesting.
 """
 
 from __future__ import annotations
@@ -208,9 +208,7 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
         "(method_definition (identifier) @name) @definition",
         "function_definition",
     ),
-    "clojure": (
-        '((list_lit . value: (sym_lit) @kind . value: (sym_lit) @name) @definition (#match? @kind "^def"))',
-    ),
+    "clojure": ('((list_lit . value: (sym_lit) @kind . value: (sym_lit) @name) @definition (#match? @kind "^def"))',),
     "r": ("(binary_operator lhs: (identifier) @name rhs: (function_definition)) @definition",),
 }
 

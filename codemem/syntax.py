@@ -27,6 +27,7 @@ from codemem.grammars import (
 )
 
 PARSE_SECONDS = 5.0  # a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
+MAX_MARKS = 2000  # characters in a row that are no letter or digit: a query is quadratic in unnamed siblings
 MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
 
 # Kinds of node that define something, in grammars without a row in DEFINITIONS.
@@ -39,6 +40,7 @@ _NAMING_KIND = re.compile(r"(\w+_)?(identifier|name|word)")
 _TYPE_ARGUMENTS = re.compile(r"[<\[(].*", re.DOTALL)
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_MARKS = re.compile(r"\W{64,}")
 _PIECE = 64 * 1024  # bytes
 _SEPARATORS = re.compile(r"::|[\\:]")
 
@@ -93,12 +95,13 @@ def language_of_shebang(text: str) -> str | None:
 def outline(text: str, language: str | None) -> Outline:
     """Boundaries and symbols of `text`; of broken code what can be parsed, of an unknown language nothing.
 
-    Never raises. A text that takes longer than PARSE_SECONDS to parse has an empty outline.
+    Never raises. A text that takes longer than PARSE_SECONDS to parse, or has more than MAX_MARKS marks in a
+    row, has an empty outline.
     """
     if language == "markdown":
         return _headings(text)
     grammar = _grammar(language) if language else None
-    if grammar is None:
+    if grammar is None or any(len(run) > MAX_MARKS for run in _MARKS.findall(text)):
         return EMPTY
     # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
     data = text.encode("utf-8", "replace")
@@ -190,9 +193,7 @@ def _headings(text: str) -> Outline:
         above = [outer for outer in above if outer[0] < level] + [(level, title)]
         end = next((later - 1 for later, other, _ in found[place + 1 :] if other <= level), last_row)
         symbols.append(Symbol(".".join(name for _, name in above if name), row + 1, end + 1))
-    return Outline(
-        _offsets(text, [row for row, _, _ in found]), tuple(symbol for symbol in symbols if symbol.name)
-    )
+    return Outline(_offsets(text, [row for row, _, _ in found]), tuple(symbol for symbol in symbols if symbol.name))
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,7 @@ _PLAIN_NAMES = """
     service_account*.json serviceaccount*.json *-credentials.json *_credentials.json wp-config.php *.ovpn
     *.mobileprovision
 """
-_DATA_NAMES = [
-    f"{name}.{suffix}" for name in ("credentials", "secrets", "secret") for suffix in _DATA.split()
-]
+_DATA_NAMES = [f"{name}.{suffix}" for name in ("credentials", "secrets", "secret") for suffix in _DATA.split()]
 _NAMES = any_of([*_PLAIN_NAMES.split(), *_DATA_NAMES])
 
 # Files whose name is harmless and whose directory is not.

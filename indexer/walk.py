@@ -18,9 +18,7 @@ from indexer.ignore import Rules, rules_above
 from indexer.secrets import any_of, secret_name
 
 MAX_BYTES = 1024 * 1024  # of one file: some 25,000 lines; what is longer is hardly ever written by hand
-MAX_DATA_BYTES = (
-    32 * 1024
-)  # of one file in a data format: people write the small ones, programs the large ones
+MAX_DATA_BYTES = 32 * 1024  # of one file in a data format: people write the small ones, programs the large ones
 
 
 class SkipReason(str, Enum):
@@ -152,9 +150,7 @@ def walk(root: Path, *, max_bytes: int = MAX_BYTES) -> Walk:
     rules, base = rules_above(root)
     files: list[SourceFile] = []
     skipped: dict[str, SkipReason] = {}
-    waiting: list[tuple[str, Rules, bool]] = [
-        ("", rules, True)
-    ]  # directory, rules above it, named by a ! rule
+    waiting: list[tuple[str, Rules, bool]] = [("", rules, True)]  # directory, rules above it, named by a ! rule
     while waiting:
         directory, rules, wanted = waiting.pop()
         try:

@@ -64,9 +64,7 @@ def test_an_empty_repository(tmp_path: Path) -> None:
     ],
 )
 def test_reasons_by_name_and_size(tmp_path: Path, path: str, reason: SkipReason) -> None:
-    text = {"empty.py": "", "long.py": "x = 1\n" * 10_000, "fixtures.json": "[1]\n" * 9_000}.get(
-        path, "x = 1\n"
-    )
+    text = {"empty.py": "", "long.py": "x = 1\n" * 10_000, "fixtures.json": "[1]\n" * 9_000}.get(path, "x = 1\n")
     tree(tmp_path, {path: text, "main.py": "x = 1\n", "package.json": "{}\n"})
     found = walk(tmp_path, max_bytes=50_000)
     assert found.skipped == {path: reason}
@@ -239,9 +237,7 @@ def test_a_subdirectory_obeys_the_repository_around_it(tmp_path: Path) -> None:
         },
     )
     assert paths(tmp_path / "pkg") == ["in.py"]
-    assert paths(tmp_path / "hidden") == [
-        "asked.py"
-    ]  # named by the user, so its being ignored does not count
+    assert paths(tmp_path / "hidden") == ["asked.py"]  # named by the user, so its being ignored does not count
 
 
 def test_info_exclude_of_a_worktree(tmp_path: Path) -> None:
@@ -327,9 +323,7 @@ def test_ignores_what_git_ignores(
             place(root / directory / name, "x = 1\n")
         for directory, lines in ignores.items():
             place(root / directory / ".gitignore", "\n".join(lines))
-        listed = subprocess.run(
-            [*git, "ls-files", "-zo", "--exclude-standard"], check=True, capture_output=True
-        )
+        listed = subprocess.run([*git, "ls-files", "-zo", "--exclude-standard"], check=True, capture_output=True)
         expected = {path for path in listed.stdout.decode().split("\0") if path}
         found = walk(root)
         kept = {file.path for file in found.files}
