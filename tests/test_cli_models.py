@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import save_directory
+from tiny import save_directory
 
 from codemem.models.catalog import CATALOG, DEFAULT_MODEL, WheelSource, find
 
@@ -29,9 +29,7 @@ def codemem(tmp_path):
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from cli.app import main; main()", *arguments]
-        return subprocess.run(
-            command, env={**environment, **more}, capture_output=True, text=True, timeout=60
-        )
+        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=60)
 
     return run
 
@@ -48,12 +46,8 @@ def wheel_with(directory: Path, content: bytes) -> Path:
     path = directory / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(entry.source.member, content)
-        archive.writestr(
-            f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
-        )
-        archive.writestr(
-            f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        archive.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
+        archive.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{information}/RECORD", "")
     return path
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_checkpoint import save_directory, save_gguf, tiny_model
+from tiny import save_directory, save_gguf, tiny_model
 from transformers import BertConfig, T5Config
 
 from codemem.errors import CodememError
@@ -228,12 +228,12 @@ def test_a_gguf_is_converted_once_and_keeps_its_weights(tmp_path, capfd):
     # Stored in bf16: the reference is rounded the same way.
     reference = tiny_model().bfloat16().float()
     with torch.inference_mode():
-        torch.testing.assert_close(second.model(IDS).logits, reference(IDS).logits, rtol=1e-5, atol=1e-5)
+        expected = reference(IDS).logits
+        error = (second.model(IDS).logits - expected).abs().max() / expected.abs().max()
+    assert error < 1e-4, "rows of q and k in llama.cpp's order would give errors of the size of the logits"
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("smollm", ["ĠĠĠĠ", "1", "2"]), ("gpt-2", ["ĠĠ", "Ġ", "Ġ", "1", "2"])]
-)
+@pytest.mark.parametrize(("kind", "expected"), [("smollm", ["ĠĠĠĠ", "1", "2"]), ("gpt-2", ["ĠĠ", "Ġ", "Ġ", "1", "2"])])
 def test_digits_stand_alone_where_the_model_learned_them_so(tmp_path, kind, expected):
     gguf = save_gguf(tmp_path / "tiny.gguf", pre_tokenizer=kind)
     tokenizer = load_model(str(gguf)).tokenizer
@@ -272,9 +272,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
 def test_two_processes_convert_once(tmp_path):
     gguf = save_gguf(tmp_path / "tiny.gguf")
     code = f"from codemem.models.locate import pull; pull({str(gguf)!r})"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     notes = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum("converting tiny.gguf" in note for note in notes) == 1
