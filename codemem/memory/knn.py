@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from zipfile import BadZipFile
 
 import faiss
 import numpy as np
@@ -21,7 +22,7 @@ IndexKind = Literal["auto", "exact", "flat", "ivf"]
 # Exact search reads every key for every query, an inverted file nprobe / nlist of them.
 EXACT_ENTRIES = 32_768
 # Keys that the coarse quantiser is trained on, per cell.
-TRAINING_KEYS_PER_CELL = 64
+TRAINING_KEYS_PER_CELL = 40
 
 
 class Hidden:
@@ -62,7 +63,9 @@ class Index(Protocol):
 class ExactIndex:
     """All inner products by one matrix product, on the device of the keys. The reference for the others."""
 
-    def __init__(self, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device, most: int | None = None) -> None:
+    def __init__(
+        self, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device, most: int | None = None
+    ) -> None:
         self._keys = torch.empty(kv_heads, 0, d, dtype=dtype, device=device)
         self._size = 0
         self._most = most
@@ -128,23 +131,25 @@ class FlatIndex(_FaissIndex):
 
 
 class IVFIndex(_FaissIndex):
-    """FAISS inverted file by inner product, keys in 8 bits, for banks too large for exact search.
+    """FAISS inverted file by inner product, keys in fp16, for banks too large for exact search.
 
-    Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it changes
-    no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
+    Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it
+    changes no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
     """
 
     def __init__(self, keys: Tensor, nlist: int, nprobe: int) -> None:
         """Train on a sample of keys [kv_heads, n, d], and add none of them."""
         generator = torch.Generator().manual_seed(0)
         sample = keys[:, torch.randperm(keys.shape[1], generator=generator)[: nlist * TRAINING_KEYS_PER_CELL]].float()
+        if not sample.shape[1]:  # FAISS trains on nothing less than one key
+            sample = sample.new_zeros(keys.shape[0], 1, keys.shape[2])
         self.nprobe, self._trained_for = nprobe, keys.shape[1]
         self._centre = sample.mean(dim=1, keepdim=True).cpu().numpy()
         self._indexes = []
         for head in self._vectors(sample):
             d = head.shape[1]
             index = faiss.IndexIVFScalarQuantizer(
-                faiss.IndexFlatL2(d), d, nlist, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+                faiss.IndexFlatL2(d), d, nlist, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
             )
             index.train(head)
             self._indexes.append(index)
@@ -159,9 +164,12 @@ class IVFIndex(_FaissIndex):
     def load(cls, folder: Path, name: str, kv_heads: int) -> IVFIndex:
         """What `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
         self = cls.__new__(cls)
-        with np.load(folder / f"{name}.npz") as rest:
-            self._centre = rest["centre"]
-            self.nprobe, self._trained_for = int(rest["nprobe"]), int(rest["trained_for"])
+        try:
+            with np.load(folder / f"{name}.npz") as rest:
+                self._centre = rest["centre"]
+                self.nprobe, self._trained_for = int(rest["nprobe"]), int(rest["trained_for"])
+        except (EOFError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{name}.npz is damaged: {error}") from error
         self._indexes = [faiss.read_index(str(folder / f"{name}.head{head}.faiss")) for head in range(kv_heads)]
         return self
 
@@ -169,15 +177,14 @@ class IVFIndex(_FaissIndex):
         return rows > 3 * self._trained_for
 
     def _vectors(self, keys: Tensor) -> np.ndarray:
-        return super()._vectors(keys) - self._centre
+        centred: np.ndarray = super()._vectors(keys) - self._centre
+        return centred
 
     def _parameters(self, **selector: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=self.nprobe, **selector)
 
 
-def make_index(
-    kind: IndexKind, keys: Tensor, dtype: torch.dtype, device: torch.device
-) -> Index:
+def make_index(kind: IndexKind, keys: Tensor, dtype: torch.dtype, device: torch.device) -> Index:
     """An empty index for keys [kv_heads, n, d], of the kind asked for; "auto" chooses by n."""
     kv_heads, rows, d = keys.shape
     if kind == "auto":
@@ -189,5 +196,7 @@ def make_index(
         return ExactIndex(kv_heads, d, dtype, device)
     if kind == "flat":
         return FlatIndex(kv_heads, d)
-    nlist = max(1, min(round(rows**0.5), rows // 39))
+    # Chosen on the real queries of two packages that are not reported on, 86K entries: at these numbers recall@32 was
+    # 0.93 to 0.95, and fp16 keys were both faster to scan and more exact than 8-bit ones.
+    nlist = max(1, min(round(2 * rows**0.5), rows // TRAINING_KEYS_PER_CELL))
     return IVFIndex(keys, nlist, nprobe=max(1, nlist // 10))

@@ -1,0 +1,168 @@
+"""The three kNN indexes: what they find, what they must not find, and what survives on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codemem.memory.knn import EXACT_ENTRIES, ExactIndex, FlatIndex, Hidden, Index, IVFIndex, make_index
+
+CPU = torch.device("cpu")
+KV_HEADS, D = 2, 8
+
+
+def random(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(kind: str, keys: torch.Tensor) -> Index:
+    index = make_index(kind, keys, torch.float32, CPU)
+    index.add(keys)
+    return index
+
+
+def scores_of(keys: torch.Tensor, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The inner products of queries [kv_heads, m, d] with the rows found [kv_heads, m, k]; -inf for row -1."""
+    scores = (queries @ keys.transpose(1, 2)).gather(2, rows.clamp(min=0)) if keys.shape[1] else rows.float()
+    return scores.masked_fill(rows < 0, float("-inf"))
+
+
+def brute_force(keys: torch.Tensor, queries: torch.Tensor, k: int, mask: torch.Tensor) -> list[list[list[int]]]:
+    """The k best visible rows per head and query, in plain Python, padded by -1."""
+    found = []
+    for head in range(keys.shape[0]):
+        found.append([])
+        for query in queries[head]:
+            visible = [row for row in range(keys.shape[1]) if not mask[row]]
+            best = sorted(visible, key=lambda row: -float(keys[head, row] @ query))[:k]
+            found[-1].append(best + [-1] * (k - len(best)))
+    return found
+
+
+@st.composite
+def searches(draw, most_rows=60):
+    """Keys, queries, k and a hidden mask: of none, some and all rows; k also beyond the rows; no rows at all."""
+    rows = draw(st.integers(0, most_rows))
+    k = draw(st.integers(1, most_rows + 10))
+    mask = torch.tensor(
+        draw(
+            st.one_of(
+                st.just([False] * rows), st.just([True] * rows), st.lists(st.booleans(), min_size=rows, max_size=rows)
+            )
+        ),
+        dtype=torch.bool,
+    )
+    seed = draw(st.integers(0, 2**20))
+    return random(KV_HEADS, rows, D, seed=seed), random(KV_HEADS, draw(st.integers(1, 4)), D, seed=seed + 1), k, mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(search=searches(), kind=st.sampled_from(["exact", "flat"]))
+def test_exact_and_flat_find_what_brute_force_finds(search, kind):
+    keys, queries, k, mask = search
+    assert filled(kind, keys).search(queries, k, Hidden(mask)).tolist() == brute_force(keys, queries, k, mask)
+
+
+@settings(max_examples=30, deadline=None)
+@given(search=searches())
+def test_an_inverted_file_that_probes_all_cells_finds_what_exact_search_finds(search):
+    """By scores: half-precision keys may swap two entries that are nearly as good."""
+    keys, queries, k, mask = search
+    index = IVFIndex(keys, nlist=max(1, keys.shape[1] // 10), nprobe=10)
+    index.add(keys)
+    found = index.search(queries, k, Hidden(mask))
+    expected = filled("exact", keys).search(queries, k, Hidden(mask))
+    assert (found >= 0).sum() == (expected >= 0).sum()
+    best, wanted = (scores_of(keys, queries, rows) for rows in (found, expected))
+    torch.testing.assert_close(best, wanted, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
+def test_rows_are_numbered_in_the_order_of_adding_and_none_is_returned_twice(kind):
+    keys = torch.nn.functional.normalize(random(KV_HEADS, 2000, D, seed=3), dim=-1)  # each its own nearest
+    index = make_index(kind, keys, torch.float32, CPU)
+    for piece in keys.split([700, 1, 1299], dim=1):
+        index.add(piece)
+    assert len(index) == 2000
+    mask = torch.arange(2000) % 3 == 0
+    found = index.search(keys[:, 500:520], 50, Hidden(mask))
+    for number, row in enumerate(range(500, 520)):
+        assert (found[:, number, 0] == row).all() == (row % 3 != 0)
+    for row in found.flatten(0, 1).tolist():
+        real = [entry for entry in row if entry >= 0]
+        assert len(set(real)) == len(real)
+        assert all(entry % 3 for entry in real), "a hidden row was returned"
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
+def test_results_come_best_first(kind):
+    keys, queries = random(KV_HEADS, 1000, D, seed=4), random(KV_HEADS, 5, D, seed=5)
+    scores = scores_of(keys, queries, filled(kind, keys).search(queries, 20, Hidden(torch.zeros(1000).bool())))
+    assert (scores.diff(dim=-1) <= 0.02).all()
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
+def test_all_hidden_finds_nothing(kind):
+    keys = random(KV_HEADS, 300, D, seed=6)
+    found = filled(kind, keys).search(keys[:, :3], 5, Hidden(torch.ones(300).bool()))
+    assert found.shape == (KV_HEADS, 3, 5)
+    assert (found == -1).all()
+
+
+def test_a_saved_inverted_file_searches_as_before_and_takes_more(tmp_path):
+    keys, more = random(KV_HEADS, 900, D, seed=7), 3 * random(KV_HEADS, 100, D, seed=8)
+    index = filled("ivf", keys)
+    assert isinstance(index, IVFIndex)
+    index.save(tmp_path, "layer3")
+    loaded = IVFIndex.load(tmp_path, "layer3", KV_HEADS)
+    nothing = Hidden(torch.zeros(900, dtype=torch.bool))
+    assert len(loaded) == 900
+    assert torch.equal(loaded.search(more, 10, nothing), index.search(more, 10, nothing))
+    for one in (index, loaded):
+        one.add(more)
+    nothing = Hidden(torch.zeros(1000, dtype=torch.bool))
+    found = loaded.search(more, 10, nothing)
+    assert torch.equal(found, index.search(more, 10, nothing))
+    assert (found >= 900).any(), "rows added after loading are found"
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half of a file"])
+@pytest.mark.parametrize("name", ["layer3.npz", "layer3.head1.faiss"])
+def test_a_damaged_inverted_file_is_an_error_that_callers_expect(tmp_path, name, damage):
+    index = filled("ivf", random(KV_HEADS, 300, D, seed=9))
+    assert isinstance(index, IVFIndex)
+    index.save(tmp_path, "layer3")
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises((OSError, RuntimeError, ValueError)):
+        IVFIndex.load(tmp_path, "layer3", KV_HEADS)
+
+
+def test_the_kind_is_chosen_by_size_and_a_bank_can_outgrow_its_index():
+    d = 2
+    small = make_index("auto", torch.zeros(1, EXACT_ENTRIES, d), torch.float32, CPU)
+    large_keys = random(1, EXACT_ENTRIES + 1, d, seed=10)
+    large = make_index("auto", large_keys, torch.float32, CPU)
+    assert isinstance(small, ExactIndex) and isinstance(large, IVFIndex)
+    assert not small.outgrown(EXACT_ENTRIES) and small.outgrown(EXACT_ENTRIES + 1)
+    assert not large.outgrown(3 * (EXACT_ENTRIES + 1)) and large.outgrown(3 * (EXACT_ENTRIES + 1) + 1)
+
+
+def test_a_kind_that_was_asked_for_is_kept_at_any_size():
+    keys = torch.zeros(1, 4, 2)
+    exact, flat = (make_index(kind, keys, torch.float32, CPU) for kind in ("exact", "flat"))
+    assert isinstance(exact, ExactIndex) and isinstance(flat, FlatIndex)
+    assert not exact.outgrown(10**9) and not flat.outgrown(10**9)
+
+
+def test_exact_search_keeps_the_keys_in_the_models_dtype():
+    keys = random(KV_HEADS, 50, D, seed=11)
+    index = make_index("exact", keys, torch.bfloat16, CPU)
+    index.add(keys)
+    rounded = keys.bfloat16()
+    found = index.search(keys[:, :4], 5, Hidden(torch.zeros(50, dtype=torch.bool)))
+    expected = (rounded[:, :4] @ rounded.transpose(1, 2)).float().topk(5).values
+    torch.testing.assert_close(
+        (rounded[:, :4] @ rounded.transpose(1, 2)).float().gather(2, found), expected, rtol=0, atol=0
+    )
