@@ -2,8 +2,8 @@
 
     python -m benchmarks.calibrate --layers 16 18 20 24 --out codemem/models/adapters/smollm2-135m.safetensors
 
-Files of two packages, by a seeded shuffle: most go into the bank, each package the other's distractor; some are trained on, and some
-measured on before and after.
+Files of two packages, by a seeded shuffle: most go into the bank, each package the other's distractor; some are trained
+on, and some measured on before and after.
 """
 
 from __future__ import annotations
@@ -83,9 +83,14 @@ def main() -> None:
         "pieces": len(cut),
         "entries": len(model.bank),
     }
-    recipe = {"corpus": ", ".join(CALIBRATION), "steps": str(options.steps), "seed": str(options.seed), "held out": str(found)}
+    recipe = {
+        "corpus": ", ".join(CALIBRATION),
+        "steps": str(options.steps),
+        "seed": str(options.seed),
+        "held out": str(found),
+    }
     trained_adapter(model, loaded.name, recipe).save(options.out)
-    shares = {layer: [round(b, 2) for b in model.gates[str(layer)].bias.tolist()] for layer in model.adapter.layers}
+    shares = {layer: [round(b, 2) for b in model.gates[layer].bias.tolist()] for layer in model.adapter.layers}
     report("calibrate", model=loaded.name, bias=shares, seconds=round(time.perf_counter() - start, 1), **found)
 
 

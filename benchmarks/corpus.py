@@ -1,4 +1,5 @@
-"""Code to measure on: packages that the models cannot have seen, fetched once, and files of them held out by a seeded shuffle."""
+"""Code to measure on: packages that the models cannot have seen, fetched once, and files of them held out by a seeded
+shuffle."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def documents(root: Path) -> list[Document]:
 
 
 def held_out(requirement: str, count: int = 20, seed: int = 0, least: int = 1024) -> tuple[Path, list[Document]]:
-    """A copy of a package without `count` files, chosen by a seeded shuffle among those of at least `least` bytes, and these."""
+    """A copy of a package without `count` files, chosen by a seeded shuffle among those of at least `least` bytes, and
+    these."""
     source = package(requirement)
     candidates = [document for document in documents(source) if document.size >= least]
     chosen = random.Random(seed).sample(candidates, count)
@@ -84,7 +86,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def report(name: str, **results: Any) -> None:
     """Print one JSON line."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     print(json.dumps({"benchmark": name, "commit": commit, "processor": _processor(), **results}))
 
 

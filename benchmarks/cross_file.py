@@ -2,8 +2,8 @@
 
     python -m benchmarks.cross_file --markdown
 
-A cross-file use is a call of something that a held-out file imports from its own package. The cursor stands behind the opening
-bracket or the dot; cursors are drawn with a seed, one a file.
+A cross-file use is a call of something that a held-out file imports from its own package. The cursor stands behind the
+opening bracket or the dot; cursors are drawn with a seed, one a file.
 """
 
 from __future__ import annotations
@@ -94,9 +94,15 @@ def main() -> None:
     if not options.markdown:
         report("cross_file", package=options.package, model=pretrained.name, rows=rows)
         return
-    print("| cursor | text before it | without memory | with memory | truth | heaviest line of memory |\n|" + "---|" * 6)
+    print(
+        "| cursor | text before it | without memory | with memory | truth | heaviest line of memory |\n|" + "---|" * 6
+    )
     for row in rows:
-        cells = [row["cursor"], *(f"`` {row[key]} ``" for key in ("before", "without", "with", "truth")), row["provenance"]]
+        cells = [
+            row["cursor"],
+            *(f"`` {row[key]} ``" for key in ("before", "without", "with", "truth")),
+            row["provenance"],
+        ]
         print("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "⏎") for cell in cells) + " |")
 
 

@@ -2,15 +2,16 @@
 
     python -m benchmarks.indexing
 
-The bare forward pass runs the same model over the same windows, in the same batches, up to the keys and values of the last memory
-layer, and does nothing with them. It takes turns with indexing, group of files by group of files, so that both see the same
-machine.
+The bare forward pass runs the same model over the same windows, in the same batches, up to the keys and values of the
+last memory layer, and does nothing with them. It takes turns with indexing, group of files by group of files, so that
+both see the same machine.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import torch
@@ -36,11 +37,8 @@ def forward_to_last_memory_layer(model: MemorizingModel, batch: list[Window]) ->
     width = max(len(window.ids) for window in batch)
     ids = torch.tensor([window.ids + [0] * (width - len(window.ids)) for window in batch])
     last = max(model.sites)
-    with handlers({last: model.sites[last].module}, lambda _: stop):
-        try:
-            model.base(input_ids=ids, use_cache=False)
-        except StopForwardError:
-            pass
+    with handlers({last: model.sites[last].module}, lambda _: stop), suppress(StopForwardError):
+        model.base(input_ids=ids, use_cache=False)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.likelihood
 
-Controls: "random" has keys and values drawn from a normal distribution with the mean and variance of each real head's, dimension
-by dimension; "shuffled" has the real keys, each with another entry's value.
+Controls: "random" has keys and values drawn from a normal distribution with the mean and variance of each real head's,
+dimension by dimension; "shuffled" has the real keys, each with another entry's value.
 """
 
 from __future__ import annotations

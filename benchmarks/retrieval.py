@@ -2,8 +2,8 @@
 
     python -m benchmarks.retrieval
 
-Both on prompts from held-out files: seconds per generated token with and without memory, taken in turns, and recall@k of the
-bank's index against exact search for the very queries that those prompts and tokens make.
+Both on prompts from held-out files: seconds per generated token with and without memory, taken in turns, and recall@k
+of the bank's index against exact search for the very queries that those prompts and tokens make.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class RecordingBank(Bank):
 
 
 @torch.inference_mode()
-def seconds_per_token(model: MemorizingModel, prompt: Tensor, tokens: int, *, enabled: bool) -> tuple[list[float], float]:
+def seconds_per_token(
+    model: MemorizingModel, prompt: Tensor, tokens: int, *, enabled: bool
+) -> tuple[list[float], float]:
     """The time of each of so many greedy steps after a prompt [1, T], and that of the prompt itself."""
     cache = DynamicCache(config=model.base.config)
     with model.reads(enabled=enabled) as reading:

@@ -21,7 +21,8 @@ _EXPLAINED_LINES = 10
 
 def complete(
     cursor: Annotated[
-        str, typer.Argument(metavar="FILE:LINE[:COL]", help="Where, counted from 1; without COL at the end of the line.")
+        str,
+        typer.Argument(metavar="FILE:LINE[:COL]", help="Where, counted from 1; without COL at the end of the line."),
     ],
     model: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time, on Python 3.10 too
@@ -92,7 +93,8 @@ def parse_cursor(cursor: str) -> tuple[Path, int, int | None]:
 
 
 def offset_of(text: str, cursor: str, line: int, column: int | None) -> int:
-    """The offset in characters of a line and column from 1; without a column of the line's end. Raises CodememError outside."""
+    """The offset in characters of a line and column from 1; without a column of the line's end. Raises CodememError
+    outside."""
     lines = text.split("\n")
     if not 1 <= line <= len(lines):
         raise CodememError(f"{cursor}: the file has {len(lines)} lines", "give a line between 1 and that")

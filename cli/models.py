@@ -15,9 +15,7 @@ from codemem.models.fetch import megabytes
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and find models.")
 
-_Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A catalog name, hub id, local directory or .gguf file.")
-]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, hub id, local directory or .gguf file.")]
 
 
 @app.command("list")
@@ -35,9 +33,7 @@ def list_models(
     for model in described:
         name = f"{model['name']}{' *' if model['default'] else ''}"
         fim, here = ("yes" if model[key] else "no" for key in ("fill_in_middle", "path"))
-        table.add_row(
-            name, model["parameters"], megabytes(model["download_bytes"]), fim, model["licence"], here
-        )
+        table.add_row(name, model["parameters"], megabytes(model["download_bytes"]), fim, model["licence"], here)
     console = Console()
     console.print(table)
     console.print("* default.  FIM: trained to fill in the middle.  here: on this machine.", style="dim")

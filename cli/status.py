@@ -58,6 +58,6 @@ def _for_people(found: dict[str, Any]) -> str:
             f"on disk     {found['bytes_on_disk'] / 1e6:,.0f} MB",
             f"in memory   {found['bytes_in_memory'] / 1e6:,.0f} MB when loaded",
             f"skipped     {skipped}",
-            f"stale       {stale + ' files: codemem index ' + found['repository'] if stale else 'nothing, memory is up to date'}",
+            f"stale       {f'{stale} files: codemem index' if stale else 'nothing, memory is up to date'}",
         )
     )

@@ -11,8 +11,8 @@ from indexer.walk import SourceFile, Walk, walk
 
 @dataclass(frozen=True)
 class Changes:
-    """new, changed: files to read, by size and modification time alone; unchanged: records that stand; gone: paths in memory that
-    the walk no longer finds; walked: the walk itself."""
+    """new, changed: files to read, by size and modification time alone; unchanged: records that stand; gone: paths in
+    memory that the walk no longer finds; walked: the walk itself."""
 
     new: tuple[SourceFile, ...]
     changed: tuple[SourceFile, ...]
@@ -22,7 +22,8 @@ class Changes:
 
 
 def compare(root: Path, store: Store) -> Changes:
-    """Compare the working tree below root with the store. Reads no file. Raises CodememError for a root that cannot be listed."""
+    """Compare the working tree below root with the store. Reads no file. Raises CodememError for a root that cannot be
+    listed."""
     walked = walk(root)
     records = {record.path: record for record in store.documents()}
     new, changed, unchanged = [], [], []

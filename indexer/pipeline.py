@@ -30,8 +30,8 @@ GROUP_BYTES = 32_768
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. done, total: bytes of source; tokens: encoded so far; path: the document just finished, or what is being
-    done after the last one."""
+    """How far a run is. done, total: bytes of source; tokens: encoded so far; path: the document just finished, or what
+    is being done after the last one."""
 
     done: int
     total: int
@@ -43,8 +43,9 @@ class Progress:
 class Summary:
     """What memory holds after a run, and what the run did. docs/json.md has the JSON form.
 
-    documents, entries: alive; tokens: encoded by this run; seconds: from the walk to the finished index, without loading the
-    model; bytes: on disk; skipped: reason -> number of paths; dropped: documents that are gone; bank: the memory itself.
+    documents, entries: alive; tokens: encoded by this run; seconds: from the walk to the finished index, without
+    loading the model; bytes: on disk; skipped: reason -> number of paths; dropped: documents that are gone; bank: the
+    memory itself.
     """
 
     documents: int
@@ -67,8 +68,8 @@ _JSON_KEYS = ("documents", "entries", "tokens", "seconds", "tokens_per_second", 
 def index(model: MemorizingModel, store: Store, report: Callable[[Progress], None] = lambda _: None) -> Summary:
     """Make the store hold what the working tree holds now, as the model reads it, and build the index over it.
 
-    The store must be bound to the model's fingerprint. Raises CodememError where another process is indexing, or the store
-    cannot be written; everything stored until then stays.
+    The store must be bound to the model's fingerprint. Raises CodememError where another process is indexing, or the
+    store cannot be written; everything stored until then stays.
     """
     start = time.perf_counter()
     lock = FileLock(store.folder / "lock", timeout=0, mode=0o600)
@@ -130,8 +131,8 @@ def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:
 
 
 def _remember(model: MemorizingModel, store: Store, documents: list[Document], refused: list[str]) -> int:
-    """Encode and store documents whose entries are not stored yet, and commit all of them; forget the refused ones. Returns the
-    number of tokens encoded."""
+    """Encode and store documents whose entries are not stored yet, and commit all of them; forget the refused ones.
+    Returns the number of tokens encoded."""
     blobs = {document.path: store.blob_name(document.path, document.content_hash) for document in documents}
     fresh = [document for document in documents if not store.has(blobs[document.path])]
     texts = []

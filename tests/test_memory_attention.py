@@ -1,4 +1,5 @@
-"""Memory attention against a dense reference in float64, written here from the formula and sharing no code with the library."""
+"""Memory attention against a dense reference in float64, written here from the formula and sharing no code with the
+library."""
 
 from __future__ import annotations
 

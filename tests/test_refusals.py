@@ -24,12 +24,21 @@ from codemem.models.memorizing import MemorizingModel
 SMALL = {"vocab_size": 257, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None}
 REFUSED = {
     "GPT2LMHeadModel": GPT2Config(**SMALL, n_embd=32, n_layer=4, n_head=4),
-    "OPTForCausalLM": OPTConfig(**{**SMALL, "pad_token_id": 1}, hidden_size=32, ffn_dim=32, num_hidden_layers=4, num_attention_heads=4, word_embed_proj_dim=32),
+    "OPTForCausalLM": OPTConfig(
+        **{**SMALL, "pad_token_id": 1},
+        hidden_size=32,
+        ffn_dim=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+    ),
     "BloomForCausalLM": BloomConfig(**SMALL, hidden_size=32, n_layer=4, n_head=4),
     "GPTJForCausalLM": GPTJConfig(**SMALL, n_embd=32, n_layer=4, n_head=4, rotary_dim=4),
     "MambaForCausalLM": MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=4),
     # Rotary, but it turns neighbouring dimensions rather than halves.
-    "CohereForCausalLM": CohereConfig(**SMALL, hidden_size=32, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4),
+    "CohereForCausalLM": CohereConfig(
+        **SMALL, hidden_size=32, intermediate_size=32, num_hidden_layers=4, num_attention_heads=4
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +32,11 @@ def decode(
     temperature: float = 0.0,
     seed: int = 0,
     clock: Clock | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Generate without end, except at a special token. Yields each token's bytes, those of the healed text left out.
 
-    temperature 0 takes the most likely token, else tokens are drawn with the seed given. While the healed text is not spelled
-    again, only tokens that can spell it are taken.
+    temperature 0 takes the most likely token, else tokens are drawn with the seed given. While the healed text is not
+    spelled again, only tokens that can spell it are taken.
     """
     clock = clock or Clock()
     generator = torch.Generator(device=model.base.device).manual_seed(seed)

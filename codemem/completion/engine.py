@@ -25,8 +25,8 @@ class Engine:
     def complete(self, request: Request, *, memory: bool = True) -> Completion:
         """The completion at the request's cursor; without `memory`, of the base model alone.
 
-        Of the document's own entries only those before the prompt's window are read, and none if it has changed since it was
-        memorised: what the window shows, and what stands after it, must not come back from memory.
+        Of the document's own entries only those before the prompt's window are read, and none if it has changed since
+        it was memorised: what the window shows, and what stands after it, must not come back from memory.
         """
         begin, clock = time.perf_counter(), Clock()
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
@@ -79,4 +79,3 @@ def _texts(steps: Iterator[bytes]) -> Iterator[str]:
     for new in steps:
         whole += new
         yield whole.decode("utf-8", errors="ignore")
-

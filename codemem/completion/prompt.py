@@ -1,4 +1,5 @@
-"""A request's prompt: the document's path, then as much text before the cursor as fits, with the last token to be healed."""
+"""A request's prompt: the document's path, then as much text before the cursor as fits, with the last token to be
+healed."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ _CHARACTERS_PER_TOKEN = 12
 
 @dataclass(frozen=True)
 class Prompt:
-    """ids: the prompt's tokens; healed: bytes before the cursor that are not in ids and that generation must begin with;
-    first_line: the document's line (1-based) that the window of text begins with."""
+    """ids: the prompt's tokens; healed: bytes before the cursor that are not in ids and that generation must begin
+    with; first_line: the document's line (1-based) that the window of text begins with."""
 
     ids: list[int]
     healed: bytes
@@ -25,8 +26,9 @@ class Prompt:
 
 
 def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> Prompt:
-    """The window starts at a line's start where one is in reach. Token healing: text that ends inside of what would be one
-    token is unlike anything the model was trained on, so the last token is taken back and generation must spell it again."""
+    """The window starts at a line's start where one is in reach. Token healing: text that ends inside of what would be
+    one token is unlike anything the model was trained on, so the last token is taken back and generation must spell it
+    again."""
     header = header_tokens(tokenizer, request.path)
     room = max(1, request.context - len(header))
     before = request.text[: request.offset]

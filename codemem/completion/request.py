@@ -11,9 +11,9 @@ from codemem.memory.provenance import Source
 class Request:
     """A place in a document at which text is wanted.
 
-    path: relative to the repository, with slashes; text: the whole document; offset: the cursor, in characters; context:
-    prompt tokens at most; max_tokens: generated tokens at most, by default as many as a line or a block may have;
-    temperature: 0 is greedy; changed: whether the document differs from what memory holds under its path.
+    path: relative to the repository, with slashes; text: the whole document; offset: the cursor, in characters;
+    context: prompt tokens at most; max_tokens: generated tokens at most, by default as many as a line or a block may
+    have; temperature: 0 is greedy; changed: whether the document differs from what memory holds under its path.
     """
 
     path: str
@@ -28,7 +28,8 @@ class Request:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What stood behind a completion: the bank's size, and the share of attention that memory had in the memory layers."""
+    """What stood behind a completion: the bank's size, and the share of attention that memory had in the memory
+    layers."""
 
     documents: int
     entries: int
@@ -39,8 +40,8 @@ class MemoryUse:
 class Completion:
     """An answer. docs/json.md has its JSON form.
 
-    reason: why it ends: line, block, length, end of text, or empty; tokens: how many were generated; ms: milliseconds by stage;
-    provenance: the lines of memory that weighed most, heaviest first.
+    reason: why it ends: line, block, length, end of text, or empty; tokens: how many were generated; ms: milliseconds
+    by stage; provenance: the lines of memory that weighed most, heaviest first.
     """
 
     text: str

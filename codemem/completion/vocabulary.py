@@ -12,8 +12,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 class Vocabulary:
     """A tokenizer's tokens as bytes.
 
-    Byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM) spell bytes with visible characters; SentencePiece ones (Gemma, Llama
-    2) spell a space as U+2581 and a single byte as <0xNN>.
+    Byte-level tokenizers (GPT-2, Llama 3, Qwen, SmolLM) spell bytes with visible characters; SentencePiece ones (Gemma,
+    Llama 2) spell a space as U+2581 and a single byte as <0xNN>.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -29,7 +29,7 @@ class Vocabulary:
         """Token id -> its bytes; nothing for special tokens."""
         backend = self._tokenizer.backend_tokenizer
         spelled = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
-        alphabet = {character: byte for byte, character in bytes_to_unicode().items()}
+        alphabet = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
         result = [b""] * (max(self._tokenizer.get_vocab().values()) + 1)
         for token, number in self._tokenizer.get_vocab().items():
             if number in self.special:
@@ -47,7 +47,8 @@ class Vocabulary:
         return sorted((token, number) for number, token in enumerate(self.tokens) if token)
 
     def continuing(self, text: bytes) -> list[int]:
-        """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must stand."""
+        """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must
+        stand."""
         words = self._sorted
         start = bisect_left(words, (text, -1))
         longer = []

@@ -1,7 +1,8 @@
 """The bank: the live, searchable entries of one repository.
 
-Three verbs: `add` a document, `drop` a document, `search`; and `place` says where an entry came from. Entries have rows, given
-in the order of adding. A dropped document's rows are hidden from the next search on; compaction frees them later.
+Three verbs: `add` a document, `drop` a document, `search`; and `place` says where an entry came from. Entries have
+rows, given in the order of adding. A dropped document's rows are hidden from the next search on; compaction frees them
+later.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class _Extent:
 class Bank:
     """Entries of many documents, in memory, with one kNN index per memory layer.
 
-    shapes: memory layer -> (key/value heads, head size); dtype: of keys and values; device: where they are kept and, if it
-    is a GPU, searched; index: "auto" chooses by size.
+    shapes: memory layer -> (key/value heads, head size); dtype: of keys and values; device: where they are kept and, if
+    it is a GPU, searched; index: "auto" chooses by size.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class Bank:
         self._columns = torch.zeros(0, dtype=torch.int32)
         self._tokens = torch.zeros(0, dtype=torch.int32)
         self._layers = {
-            layer: torch.empty(0, kv, 2, d, dtype=self.dtype, device=self.device) for layer, (kv, d) in self.shapes.items()
+            layer: torch.empty(0, kv, 2, d, dtype=self.dtype, device=self.device)
+            for layer, (kv, d) in self.shapes.items()
         }
         self.indexes: dict[int, Index] = {}
         self._hidden: Hidden | None = None
@@ -89,7 +91,8 @@ class Bank:
         shapes = {layer: (t.shape[1], t.shape[3]) for layer, t in entries.layers.items()}
         if shapes != self.shapes:
             raise CodememError(
-                f"the entries of {path} have memory layers and heads {shapes}, the bank has {self.shapes}", "codemem index"
+                f"the entries of {path} have memory layers and heads {shapes}, the bank has {self.shapes}",
+                "codemem index",
             )
         self.drop(path)
         start, end = self._rows, self._rows + len(entries)
@@ -167,8 +170,8 @@ class Bank:
     def search(self, layer: int, queries: Tensor, k: int) -> Tensor:
         """The rows of the k best entries for each query, best first, -1 where there are fewer.
 
-        queries: [kv_heads, m, d], before the rotary embedding and turned to the memory angle. Returns [kv_heads, m, k] int64
-        on the device of the queries.
+        queries: [kv_heads, m, d], before the rotary embedding and turned to the memory angle. Returns [kv_heads, m, k]
+        int64 on the device of the queries.
         """
         if self._hidden is None:
             self._hidden = Hidden(~self._live[: self._rows])

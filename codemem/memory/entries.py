@@ -1,4 +1,5 @@
-"""What memory keeps of one document: for every token where it stands, and per memory layer a key and a value per head."""
+"""What memory keeps of one document: for every token where it stands, and per memory layer a key and a value per
+head."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ Shapes = dict[int, tuple[int, int]]
 class Entries:
     """The entries of one document, in the order of its tokens.
 
-    tokens: [n] int32 token ids; lines, columns: [n] int32, 1-based, columns in characters, of each token's first visible
-    character; layers: memory layer -> [n, kv_heads, 2, d], keys before the rotary embedding at index 0 of the third axis
-    and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance.
+    tokens: [n] int32 token ids; lines, columns: [n] int32, 1-based, columns in characters, of each token's first
+    visible character; layers: memory layer -> [n, kv_heads, 2, d], keys before the rotary embedding at index 0 of the
+    third axis and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance.
     """
 
     tokens: Tensor
@@ -52,4 +53,6 @@ class Place:
 def empty_entries(shapes: Shapes, dtype: torch.dtype) -> Entries:
     """The entries of a document without tokens."""
     none = torch.empty(0, dtype=torch.int32)
-    return Entries(none, none, none, {layer: torch.empty(0, kv, 2, d, dtype=dtype) for layer, (kv, d) in shapes.items()})
+    return Entries(
+        none, none, none, {layer: torch.empty(0, kv, 2, d, dtype=dtype) for layer, (kv, d) in shapes.items()}
+    )

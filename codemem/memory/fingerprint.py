@@ -13,8 +13,8 @@ FORMAT = 1
 class Fingerprint:
     """Everything that stored entries depend on, besides the documents.
 
-    model: its name, for people; weights: hash of weights and tokenizer; dtype: of keys and values; layers: the memory layers;
-    window, overlap: the encoding window in tokens; format: of blobs and manifest.
+    model: its name, for people; weights: hash of weights and tokenizer; dtype: of keys and values; layers: the memory
+    layers; window, overlap: the encoding window in tokens; format: of blobs and manifest.
     """
 
     model: str
@@ -42,7 +42,9 @@ class Fingerprint:
     def differences(self, other: Fingerprint) -> str:
         """In words, what differs: "layers (16, 18), not (16, 20); dtype float32, not bfloat16"."""
         mine, theirs = asdict(self), asdict(other)
-        return "; ".join(f"{key} {_short(mine[key])}, not {_short(theirs[key])}" for key in mine if mine[key] != theirs[key])
+        return "; ".join(
+            f"{key} {_short(mine[key])}, not {_short(theirs[key])}" for key in mine if mine[key] != theirs[key]
+        )
 
 
 def _short(value: object) -> str:

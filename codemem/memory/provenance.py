@@ -14,7 +14,8 @@ from codemem.memory.bank import Bank
 
 @dataclass(frozen=True)
 class Source:
-    """A line that memory was read from. line: 1-based; weight: its share of all attention that went to memory, 0 to 1."""
+    """A line that memory was read from. line: 1-based; weight: its share of all attention that went to memory, 0 to
+    1."""
 
     path: str
     line: int
@@ -28,15 +29,15 @@ class Source:
 def sources(bank: Bank, trace: Iterable[tuple[Tensor, Tensor]]) -> list[Source]:
     """The lines read, heaviest first.
 
-    trace: pairs of bank rows [heads, k] int64, -1 for none, and their attention weights [heads, k]. Weights are summed over
-    memory layers, heads and positions.
+    trace: pairs of bank rows [heads, k] int64, -1 for none, and their attention weights [heads, k]. Weights are summed
+    over memory layers, heads and positions.
     """
     pairs = list(trace)
     if not pairs:
         return []
     rows = torch.cat([r.flatten() for r, _ in pairs]).cpu()
     weights = torch.cat([w.flatten() for _, w in pairs]).double().cpu()
-    rows, inverse = rows.unique(return_inverse=True)
+    rows, inverse = torch.unique(rows, return_inverse=True)
     mass = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, inverse, weights)
     mass[rows < 0] = 0
     total = float(mass.sum())

@@ -1,8 +1,8 @@
 """From store to bank, with the trained indexes kept on disk so that the next process need not build them.
 
-A snapshot is derived and can always be made again: the order in which documents entered the bank, and the inverted files of
-that bank. It stays useful while documents come and go: those that are gone are rows that no search returns, and new ones are
-added behind.
+A snapshot is derived and can always be made again: the order in which documents entered the bank, and the inverted
+files of that bank. It stays useful while documents come and go: those that are gone are rows that no search returns,
+and new ones are added behind.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def open_bank(store: Store, shapes: Shapes, dtype: torch.dtype, device: str = "c
 
 
 def save_snapshot(store: Store, bank: Bank) -> None:
-    """Bring the bank's indexes up to date and keep them, in place of the snapshot before; nothing for a bank so small that
-    search is exact."""
+    """Bring the bank's indexes up to date and keep them, in place of the snapshot before; nothing for a bank so small
+    that search is exact."""
     bank.build()
     if not all(isinstance(index, IVFIndex) for index in bank.indexes.values()) or not bank.indexes:
         _forget(store, keep=None)
@@ -69,14 +69,17 @@ def save_snapshot(store: Store, bank: Bank) -> None:
 
 
 def _load(store: Store, shapes: Shapes) -> tuple[list[tuple[str, str, int]], dict[int, IVFIndex]]:
-    """The snapshot's order of (path, blob, entries), and its indexes by layer; nothing where there is none that can be read."""
+    """The snapshot's order of (path, blob, entries), and its indexes by layer; nothing where there is none that can be
+    read."""
     name = store.get(_KEY)
     if not name:
         return [], {}
     folder = store.folder / "index" / name
     try:
         order = [(path, blob, count) for path, blob, count in json.loads((folder / "order.json").read_text())]
-        return order, {layer: IVFIndex.load(folder, f"layer{layer}", kv_heads) for layer, (kv_heads, _) in shapes.items()}
+        return order, {
+            layer: IVFIndex.load(folder, f"layer{layer}", kv_heads) for layer, (kv_heads, _) in shapes.items()
+        }
     except (OSError, RuntimeError, ValueError):
         return [], {}
 

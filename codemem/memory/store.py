@@ -1,8 +1,9 @@
 """Memory on disk: immutable blobs named by what they hold, and a manifest that says which of them are alive.
 
-`.codemem/` in the repository holds `manifest.db` (SQLite in WAL mode, the commit point), `blobs/` (one safetensors file for each
-document's entries) and `index/` (derived, see snapshot.py). A blob is written under a temporary name, synced and renamed, and
-only then named in the manifest: whatever interrupts that, the store is consistent and finished work is kept.
+`.codemem/` in the repository holds `manifest.db` (SQLite in WAL mode, the commit point), `blobs/` (one safetensors file
+for each document's entries) and `index/` (derived, see snapshot.py). A blob is written under a temporary name, synced
+and renamed, and only then named in the manifest: whatever interrupts that, the store is consistent and finished work is
+kept.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from codemem.memory.fingerprint import Fingerprint
 from codemem.syntax import Symbol
 
 FOLDER = ".codemem"
-_CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder was made by codemem and can be made again: codemem index\n"
+_CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by codemem, and made again by: codemem index\n"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
@@ -66,7 +67,8 @@ class Store:
     """The memory of the repository at `root`. Use as a context manager, or call `close`."""
 
     def __init__(self, root: Path, *, create: bool = False) -> None:
-        """Open the store. Raises CodememError where there is none (unless `create`), or it cannot be read or written."""
+        """Open the store. Raises CodememError where there is none (unless `create`), or it cannot be read or
+        written."""
         self.root, self.folder = root, root / FOLDER
         self.blobs = self.folder / "blobs"
         manifest = self.folder / "manifest.db"
@@ -80,7 +82,9 @@ class Store:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise CodememError(f"the memory in {self.folder} cannot be opened: {error}", f"check {self.folder} and its rights") from error
+            raise CodememError(
+                f"the memory in {self.folder} cannot be opened: {error}", f"check {self.folder} and its rights"
+            ) from error
 
     def _create(self, manifest: Path) -> None:
         for folder in (self.folder, self.blobs):
@@ -144,7 +148,9 @@ class Store:
 
     def documents(self) -> list[Record]:
         """The documents alive, by path."""
-        rows = self._db.execute("SELECT path, content_hash, size, mtime_ns, language, blob, entries FROM documents ORDER BY path")
+        rows = self._db.execute(
+            "SELECT path, content_hash, size, mtime_ns, language, blob, entries FROM documents ORDER BY path"
+        )
         return [Record(*row) for row in rows]
 
     def set_documents(self, present: Iterable[Record], gone: Iterable[str] = ()) -> None:
@@ -176,12 +182,15 @@ class Store:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise CodememError(f"the memory in {self.folder} cannot be written: {error}", "check free space and rights") from error
+            raise CodememError(
+                f"the memory in {self.folder} cannot be written: {error}", "check free space and rights"
+            ) from error
 
     # Blobs.
 
     def blob_name(self, path: str, content_hash: str) -> str:
-        """The name of a document's entries: the model reads path and content, so both are in it, with the fingerprint."""
+        """The name of a document's entries: the model reads path and content, so both are in it, with the
+        fingerprint."""
         fingerprint = self.get("fingerprint")
         assert fingerprint is not None, "bind the store first"
         digest = Fingerprint.from_json(fingerprint).digest
@@ -205,13 +214,19 @@ class Store:
         symbols = json.dumps([(s.name, s.start_line, s.end_line) for s in entries.symbols])
         temporary = self.blobs / f".{blob}.{os.getpid()}"
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"symbols": symbols})
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"symbols": symbols},
+            )
             temporary.chmod(0o600)
             _sync(temporary)
             temporary.rename(self.blob_path(blob))
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
-            raise CodememError(f"{self.blobs} cannot be written: {error}", "free some space or mend the rights, then go on") from error
+            raise CodememError(
+                f"{self.blobs} cannot be written: {error}", "free some space or mend the rights, then go on"
+            ) from error
 
     def read(self, blob: str) -> Entries:
         """The entries of a blob, mapped from the file. Raises CodememError where it is missing or damaged."""
@@ -220,7 +235,9 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 symbols = tuple(Symbol(*symbol) for symbol in json.loads(file.metadata()["symbols"]))
             layers = {int(name[6:]): tensor for name, tensor in tensors.items() if name.startswith("layer.")}
-            return Entries(tensors["tokens"], tensors["lines"], tensors["columns"], dict(sorted(layers.items())), symbols)
+            return Entries(
+                tensors["tokens"], tensors["lines"], tensors["columns"], dict(sorted(layers.items())), symbols
+            )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CodememError(
                 f"{self.blob_path(blob)} is missing or damaged: {error}", f"codemem index {self.root}"

@@ -15,8 +15,8 @@ from torch import Tensor
 from codemem.errors import CodememError
 from codemem.models.attention import GateKind
 
-# Where the search for useful layers starts when nobody has calibrated the model: in SmolLM2-135M and Qwen2.5-Coder-0.5B the
-# heads that gain from memory sit between 45 % and 80 % of the depth.
+# Where the search for useful layers starts when nobody has calibrated the model: in SmolLM2-135M and Qwen2.5-Coder-0.5B
+# the heads that gain from memory sit between 45 % and 80 % of the depth.
 DEFAULT_DEPTHS = (0.5, 0.55, 0.6, 0.65)
 DEFAULT_BIAS = -2.0
 DEFAULT_ANGLE = 1024
@@ -27,9 +27,9 @@ DEFAULT_K = 32
 class Adapter:
     """How one model reads memory.
 
-    layers: the memory layers, ascending; k: neighbours per query head; angle: the constant distance D, in tokens, at which
-    memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature: memory layer -> [heads] float32;
-    recipe: how the numbers were found, in words.
+    layers: the memory layers, ascending; k: neighbours per query head; angle: the constant distance D, in tokens, at
+    which memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature: memory layer -> [heads]
+    float32; recipe: how the numbers were found, in words.
     """
 
     layers: tuple[int, ...]
@@ -88,7 +88,9 @@ def load_adapter(path: Path) -> Adapter:
                 **shape,
             )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CodememError(f"{path} is not a readable adapter: {error}", "give the path of an adapter file, or none") from error
+        raise CodememError(
+            f"{path} is not a readable adapter: {error}", "give the path of an adapter file, or none"
+        ) from error
 
 
 def shipped_adapter(model_name: str) -> Adapter | None:

@@ -35,8 +35,9 @@ class MemoryGate(nn.Module):
     def forward(self, local: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Turn raw scores into attention weights, local and memory.
 
-        local: [batch, heads, rows, length], masked places at the dtype's minimum or -inf; memory: [batch, heads, rows, k],
-        places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to 1.
+        local: [batch, heads, rows, length], masked places at the dtype's minimum or -inf; memory: [batch, heads, rows,
+        k], places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to
+        1.
         """
         temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
         if self.kind == "joint":
@@ -44,7 +45,9 @@ class MemoryGate(nn.Module):
             return weights[..., : local.shape[-1]], weights[..., local.shape[-1] :]
         found = memory.isfinite().any(dim=-1, keepdim=True)
         share = torch.sigmoid(bias) * found
-        return local.softmax(dim=-1) * (1 - share), (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share
+        return local.softmax(dim=-1) * (1 - share), (temperature * memory).masked_fill(~found, 0).softmax(
+            dim=-1
+        ) * share
 
 
 def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
@@ -82,8 +85,9 @@ def memory_scores(query: Tensor, keys: Tensor, found: Tensor, scaling: float, so
 def weighted_values(local_weights: Tensor, value: Tensor, memory_weights: Tensor, memory_values: Tensor) -> Tensor:
     """Sum values by their weights.
 
-    local_weights: [batch, heads, rows, length]; value: [batch, kv_heads, length, d]; memory_weights: [batch, heads, rows,
-    k]; memory_values: [batch, heads, rows, k, d]. Returns [batch, rows, heads, d], the layout of attention functions.
+    local_weights: [batch, heads, rows, length]; value: [batch, kv_heads, length, d]; memory_weights: [batch, heads,
+    rows, k]; memory_values: [batch, heads, rows, k, d]. Returns [batch, rows, heads, d], the layout of attention
+    functions.
     """
     batch, heads, rows, length = local_weights.shape
     local = local_weights.reshape(batch, value.shape[1], -1, length) @ value.to(local_weights.dtype)

@@ -113,9 +113,7 @@ def remembered_sha256(path: Path) -> str:
         known = {name: value for name, value in _read_checksums(store).items() if os.path.exists(name)}
         known[str(path)] = [stat.st_size, stat.st_mtime_ns, checksum]
         partial = store.with_suffix(".partial")
-        with open(
-            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as file:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(known, file, indent=1)
         partial.replace(store)
     return checksum

@@ -101,9 +101,7 @@ def _drop_tokens_without_weights(directory: Path, rows: int) -> None:
     gone = {token["content"] for token in tokenizer["added_tokens"] if token["id"] >= rows}
     if gone:
         tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
-        settings = {
-            key: value for key, value in settings.items() if not (isinstance(value, str) and value in gone)
-        }
+        settings = {key: value for key, value in settings.items() if not (isinstance(value, str) and value in gone)}
         path.write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
         settings_path.write_text(json.dumps(settings, indent=2), "utf-8")
 

@@ -1,15 +1,17 @@
 """Text to entries: a document is read in overlapping windows, and what its memory layers computed is kept.
 
-Every window starts with the document's path, as prompts do. The first positions of a window are attention sinks, whose keys
-and values mean nothing elsewhere; the path takes them. Then come up to `overlap` tokens that an earlier window has stored,
-as context, and the new ones. A window ends where a top-level definition starts, if one starts in its second half. So the
-entries of a document depend on its path and its text alone.
+Every window starts with the document's path, as prompts do. The first positions of a window are attention sinks, whose
+keys and values mean nothing elsewhere; the path takes them. Then come up to `overlap` tokens that an earlier window has
+stored, as context, and the new ones. A window ends where a top-level definition starts, if one starts in its second
+half. So the entries of a document depend on its path and its text alone.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -25,12 +27,13 @@ from codemem.models.memory_layer import RecordingLayer
 from codemem.models.probe import Site
 from codemem.syntax import Symbol
 
-# Attention sinks at the start of a window (Xiao et al., Efficient Streaming Language Models with Attention Sinks, 2023).
+# Attention sinks at the start of a window (Xiao et al., Efficient Streaming Language Models with Attention Sinks,
+# 2023).
 SINKS = 4
 BATCH_TOKENS = 4096
 # Comments start with // in these, with # in the rest.
-_SLASHED = frozenset(
-    ".c .cc .cpp .cs .cxx .dart .go .h .hpp .java .js .jsx .kt .kts .mjs .php .proto .rs .scala .swift .ts .tsx .zig".split()
+_SLASHED = re.compile(
+    r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
 )
 
 
@@ -55,8 +58,8 @@ class EncodingWindow:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A tokenised text. header, ids: token ids; lines, columns: [n] int32 of the ids; breaks: tokens at which a top-level
-    definition starts; line_starts: tokens that start a line."""
+    """A tokenised text. header, ids: token ids; lines, columns: [n] int32 of the ids; breaks: tokens at which a
+    top-level definition starts; line_starts: tokens that start a line."""
 
     header: list[int]
     ids: list[int]
@@ -68,7 +71,8 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of document number `document`: its positions from `context` on are the document's tokens from `start` on."""
+    """A piece of document number `document`: its positions from `context` on are the document's tokens from `start`
+    on."""
 
     document: int
     ids: list[int]
@@ -79,12 +83,13 @@ class Window:
 def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], np.ndarray]:
     """The ids of a piece of text, and the offset in characters, [n] int64, at which each of them starts.
 
-    No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer that
-    cannot say where its tokens stand.
+    No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer
+    that cannot say where its tokens stand.
     """
     if not tokenizer.is_fast:
         raise CodememError(
-            f"{type(tokenizer).__name__} cannot say where its tokens stand in the text", "use a model with a fast tokenizer"
+            f"{type(tokenizer).__name__} cannot say where its tokens stand in the text",
+            "use a model with a fast tokenizer",
         )
     encoded = tokenizer(
         text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
@@ -94,8 +99,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
 
 
 def header_tokens(tokenizer: PreTrainedTokenizerBase, path: str) -> list[int]:
-    """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a text."""
-    leader = "//" if PurePosixPath(path).suffix.lower() in _SLASHED else "#"
+    """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a
+    text."""
+    leader = "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
     ids: list[int] = tokenizer(f"{leader} {path}\n", split_special_tokens=True, verbose=False).input_ids
     return ids
 
@@ -107,18 +113,20 @@ def encode(
     sites: dict[int, Site],
     texts: Sequence[Text],
     *,
-    window: EncodingWindow = EncodingWindow(),  # noqa: B008 - frozen
+    window: EncodingWindow = EncodingWindow(),
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Entries]:
-    """The entries of each text at the memory layers `sites`. Memory is not read; layers above the last site are not run.
+    """The entries of each text at the memory layers `sites`. Memory is not read; layers above the last site are not
+    run.
 
-    batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that little is
-    padded. Raises CodememError as `tokenize` does.
+    batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that
+    little is padded. Raises CodememError as `tokenize` does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
     pairs = {
         number: {
-            layer: torch.empty(len(item.ids), site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
+            layer: torch.empty(len(item.ids), site.kv_heads, 2, site.d, dtype=model.dtype)
+            for layer, site in sites.items()
         }
         for number, item in enumerate(tokens)
     }
@@ -138,11 +146,9 @@ def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in batch], device=model.device)
     recorded: dict[int, Tensor] = {}
     modules = {layer: site.module for layer, site in sites.items()}
-    with handlers(modules, lambda layer: RecordingLayer(recorded, layer, layer == max(modules))):
-        try:
-            model(input_ids=padded, use_cache=False)
-        except StopForwardError:
-            pass
+    recording = handlers(modules, lambda layer: RecordingLayer(recorded, layer, layer == max(modules)))
+    with recording, suppress(StopForwardError):
+        model(input_ids=padded, use_cache=False)
     return recorded
 
 
@@ -160,7 +166,7 @@ def _entries(item: _Tokens, layers: dict[int, Tensor], text: Text) -> Entries:
 def plan(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
-    window: EncodingWindow = EncodingWindow(),  # noqa: B008 - frozen
+    window: EncodingWindow = EncodingWindow(),
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[Window]]:
     """The forward passes in which `encode` reads these texts."""

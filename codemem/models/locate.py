@@ -97,9 +97,7 @@ def _place(spec: str) -> tuple[str, Path | None]:
         return path.resolve().name, path.resolve()
     if _HUB_ID.fullmatch(spec):
         return spec, hub_snapshot(spec)
-    raise CodememError(
-        f"there is no model {spec}: neither in the catalog nor a directory here", "codemem models list"
-    )
+    raise CodememError(f"there is no model {spec}: neither in the catalog nor a directory here", "codemem models list")
 
 
 def _hub_id(spec: str, entry: CatalogEntry | None) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,16 +22,16 @@ from codemem.models.probe import find_sites
 class MemorizingModel(nn.Module):
     """A decoder whose memory layers attend, by k-nearest-neighbour search, to everything it was told to remember.
 
-    Memorizing Transformers (Wu et al., ICLR 2022) on pretrained weights: the model given is changed in place, and `detach`
-    changes it back. With an empty memory its logits are those of the model given, bit by bit.
+    Memorizing Transformers (Wu et al., ICLR 2022) on pretrained weights: the model given is changed in place, and
+    `detach` changes it back. With an empty memory its logits are those of the model given, bit by bit.
 
         model = MemorizingModel(base, tokenizer)
         model.remember("def area(r): ...", path="geometry.py")
         model.generate(**tokenizer("from geometry import", return_tensors="pt"))
 
-    base: a causal language model with rotary position embeddings; adapter: memory layers and gates, by default those of an
-    uncalibrated model; bank: the memory, by default an empty one. Raises CodememError, naming the architecture, for a model
-    that memory cannot be attached to.
+    base: a causal language model with rotary position embeddings; adapter: memory layers and gates, by default those of
+    an uncalibrated model; bank: the memory, by default an empty one. Raises CodememError, naming the architecture, for
+    a model that memory cannot be attached to.
     """
 
     def __init__(
@@ -48,12 +47,11 @@ class MemorizingModel(nn.Module):
         self.sites = find_sites(base, layers, adapter.angle if adapter else DEFAULT_ANGLE)
         self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
         self.reading = Reading(k=adapter.k)
-        self.gates = nn.ModuleDict(
-            {
-                str(layer): MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(base.device)
-                for layer in adapter.layers
-            }
-        )
+        self.gates = {
+            layer: MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(base.device)
+            for layer in adapter.layers
+        }
+        self.gate_modules = nn.ModuleList(self.gates.values())
         self.bank = Bank(self.shapes, base.dtype) if bank is None else bank
 
     @property
@@ -70,7 +68,7 @@ class MemorizingModel(nn.Module):
     def bank(self, bank: Bank) -> None:
         self._bank = bank
         for layer, site in self.sites.items():
-            set_handler(site.module, ReadingLayer(site, self.gates[str(layer)], bank, self.reading))
+            set_handler(site.module, ReadingLayer(site, self.gates[layer], bank, self.reading))
 
     def detach(self) -> PreTrainedModel:
         """Take memory away again and return the model as it was."""
@@ -94,7 +92,8 @@ class MemorizingModel(nn.Module):
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
         """transformers' `generate`; the last positions of the prompt and every generated token read the bank."""
-        return self.base.generate(*args, **kwargs)  # type: ignore[operator]
+        ids: Tensor = self.base.generate(*args, **kwargs)  # type: ignore[operator]
+        return ids
 
     @contextmanager
     def reads(self, *, enabled: bool = True, last: int | None = 64) -> Iterator[Reading]:

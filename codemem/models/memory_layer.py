@@ -20,10 +20,10 @@ from codemem.models.rotary import rotate, unrotate
 class Reading:
     """How memory is read, shared by all memory layers of a model.
 
-    enabled: whether it is read at all; last: only so many last positions of a forward pass read, all if None; k: neighbours
-    per query head; trace: if a list, every forward pass appends, for each memory layer, what its last position read, the one
-    that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention weights [batch * heads, k]; seconds:
-    spent in search and gathering.
+    enabled: whether it is read at all; last: only so many last positions of a forward pass read, all if None; k:
+    neighbours per query head; trace: if a list, every forward pass appends, for each memory layer, what its last
+    position read, the one that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention
+    weights [batch * heads, k]; seconds: spent in search and gathering.
     """
 
     k: int
@@ -66,7 +66,8 @@ class ReadingLayer:
         placeless = rotate(unrotate(reader, cos, sin), self.site.cos.to(reader), self.site.sin.to(reader))
         keys, values, found = self._retrieve(placeless)
         local_weights, memory_weights = self.gate(
-            local_scores(reader, key, mask, scaling, softcap), memory_scores(placeless, keys, found >= 0, scaling, softcap)
+            local_scores(reader, key, mask, scaling, softcap),
+            memory_scores(placeless, keys, found >= 0, scaling, softcap),
         )
         if reading.trace is not None:
             k = found.shape[-1]
@@ -77,7 +78,8 @@ class ReadingLayer:
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best entries for queries [batch, heads, rows, d] at the memory angle.
 
-        Returns keys and values [batch, heads, rows, k, d] and bank rows [batch, heads, rows, k], -1 where there is none.
+        Returns keys and values [batch, heads, rows, k, d] and bank rows [batch, heads, rows, k], -1 where there is
+        none.
         """
         start = time.perf_counter()
         batch, heads, rows, d = query.shape
@@ -96,7 +98,8 @@ class ReadingLayer:
 
 
 class RecordingLayer:
-    """Notes keys before the rotary embedding, and values, of all positions; the last memory layer ends the forward pass."""
+    """Notes keys before the rotary embedding, and values, of all positions; the last memory layer ends the forward
+    pass."""
 
     def __init__(self, recorded: dict[int, Tensor], layer: int, last: bool) -> None:
         self.recorded, self.layer, self.last = recorded, layer, last

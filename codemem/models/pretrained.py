@@ -15,7 +15,8 @@ from codemem.models.memorizing import MemorizingModel
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A memorizing model with an empty bank, its name, the fingerprint of what it stores, and whether its gates are learned."""
+    """A memorizing model with an empty bank, its name, the fingerprint of what it stores, and whether its gates are
+    learned."""
 
     model: MemorizingModel
     name: str
@@ -26,8 +27,8 @@ class Pretrained:
 def load_memorizing(
     spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> Pretrained:
-    """Load a model as `load_model` does and attach memory to it: with the adapter that comes with codemem for this model, else
-    with the gates of an uncalibrated one. Raises CodememError as those two do."""
+    """Load a model as `load_model` does and attach memory to it: with the adapter that comes with codemem for this
+    model, else with the gates of an uncalibrated one. Raises CodememError as those two do."""
     loaded = load_model(spec, device=device, dtype=dtype)
     adapter = shipped_adapter(loaded.name)
     model = MemorizingModel(loaded.model, loaded.tokenizer, adapter)

@@ -1,8 +1,9 @@
 """Finding out, by running it, whether and how memory can be attached to a decoder.
 
 One token is read twice, at position 0, where a rotary embedding turns nothing, and at the memory angle D. What the
-attention layers receive tells the number of heads, the head size, and the cosines and sines of D, for every layer its own
-(Gemma 3 has two rotary embeddings). And it proves the convention: the query at D must be the query at 0 turned by them.
+attention layers receive tells the number of heads, the head size, and the cosines and sines of D, for every layer its
+own (Gemma 3 has two rotary embeddings). And it proves the convention: the query at D must be the query at 0 turned by
+them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Site:
     """An attention layer that memory can be attached to.
 
     layer: its number; module: its attention module; heads, kv_heads, d: its shape; cos, sin: [r] float32, the rotary
-    embedding of the memory angle, squared in length: stored keys lost the factor by which YaRN and LongRoPE lengthen both
-    sides of a score, so queries make up for it.
+    embedding of the memory angle, squared in length: stored keys lost the factor by which YaRN and LongRoPE lengthen
+    both sides of a score, so queries make up for it.
     """
 
     layer: int
@@ -79,11 +80,13 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
     if not modules:
         raise CodememError(f"{name} has no attention layers", SUPPORTED)
     if absent := [layer for layer in layers if layer not in modules]:
-        raise CodememError(f"{name} has no attention layer {absent[0]}; its layers are 0 to {len(modules) - 1}", SUPPORTED)
+        raise CodememError(
+            f"{name} has no attention layer {absent[0]}; its layers are 0 to {len(modules) - 1}", SUPPORTED
+        )
     seen: dict[int, dict[str, Any]] = {}
     chosen = {layer: modules[layer] for layer in sorted(layers)}
     # The two batch rows hold the same token, so that all that differs between them is the position.
-    token = torch.full((2, 1), min(100, model.get_input_embeddings().num_embeddings - 1), device=model.device)
+    token = torch.full((2, 1), min(100, model.config.get_text_config().vocab_size - 1), device=model.device)
     positions = torch.tensor([[0], [angle]], device=model.device)
     with handlers(chosen, lambda layer: _Probe(seen, layer, layer == max(chosen))):
         try:
@@ -102,7 +105,9 @@ def _site(name: str, layer: int, module: nn.Module, seen: dict[str, Any] | None)
     if seen["rotary"] is None:
         raise CodememError(f"{name} has no rotary position embedding in layer {layer}", SUPPORTED)
     if seen["s_aux"] is not None:
-        raise CodememError(f"{name} has learned attention sinks in layer {layer}, which memory attention does not know", SUPPORTED)
+        raise CodememError(
+            f"{name} has learned attention sinks in layer {layer}, which memory attention does not know", SUPPORTED
+        )
     if key.shape[-1] != value.shape[-1] or query.shape[-1] != key.shape[-1]:
         raise CodememError(f"{name} has queries, keys and values of different sizes in layer {layer}", SUPPORTED)
     cos, sin = (x.expand(2, -1, -1)[1, 0].float() for x in seen["rotary"])

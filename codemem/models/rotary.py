@@ -1,8 +1,8 @@
 """Rotary position embedding, and its inverse (Su et al., RoFormer, 2021, section 3.4.2).
 
-Memory keeps keys as they are *before* the rotation, so that an entry has no position: where it was read does not matter,
-only what it says. An attention implementation receives queries and keys after the rotation. A rotation can be undone
-exactly, so one inverse serves all architectures, fused projections and query/key norms included.
+Memory keeps keys as they are *before* the rotation, so that an entry has no position: where it was read does not
+matter, only what it says. An attention implementation receives queries and keys after the rotation. A rotation can be
+undone exactly, so one inverse serves all architectures, fused projections and query/key norms included.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Calibrating gates: biases and temperatures of the memory layers, learned by gradient descent on held-out files.
 
 Only the gates are trained. Keys and values in the bank are those of the frozen model. The bank holds entries of several
-repositories, so that gates learn to live with distractors (Tworkowski et al., Focused Transformer, 2023), and never the file
-that is being predicted.
+repositories, so that gates learn to live with distractors (Tworkowski et al., Focused Transformer, 2023), and never the
+file that is being predicted.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from codemem.models.memorizing import MemorizingModel
 
 @dataclass(frozen=True)
 class Piece:
-    """ids: [1, T] token ids, the document's path first, as in a prompt; scored: how many of the last ones are to be predicted."""
+    """ids: [1, T] token ids, the document's path first, as in a prompt; scored: how many of the last ones are to be
+    predicted."""
 
     ids: Tensor
     scored: int
 
 
 def pieces(model: MemorizingModel, path: str, text: str, context: int = 512, scored: int = 256) -> Iterator[Piece]:
-    """A text as consecutive pieces of at most `context` tokens; every token of the text is scored once, `scored` in each piece but
-    the last, after at least context - scored tokens of what stands before them where there are so many."""
+    """A text as consecutive pieces of at most `context` tokens; every token of the text is scored once, `scored` in
+    each piece but the last, after at least context - scored tokens of what stands before them where there are so
+    many."""
     header = header_tokens(model.tokenizer, path)
     ids, _ = tokenize(model.tokenizer, text)
     for start in range(0, len(ids), scored):
@@ -39,7 +41,8 @@ def pieces(model: MemorizingModel, path: str, text: str, context: int = 512, sco
 
 
 def loss(model: MemorizingModel, piece: Piece) -> Tensor:
-    """Mean negative log-likelihood, in nats per token, of a piece's scored tokens, each of which reads memory as the model is set."""
+    """Mean negative log-likelihood, in nats per token, of a piece's scored tokens, each of which reads memory as the
+    model is set."""
     logits = model(input_ids=piece.ids, use_cache=False, logits_to_keep=piece.scored + 1).logits[0, :-1]
     return torch.nn.functional.cross_entropy(logits.float(), piece.ids[0, -piece.scored :])
 
@@ -78,7 +81,7 @@ def calibrate(
             reading.trace = None
             value = loss(model, order.choice(full))
             optimizer.zero_grad()
-            value.backward()
+            torch.autograd.backward(value)
         optimizer.step()
         schedule.step()
         yield step, float(value.detach())
@@ -86,7 +89,7 @@ def calibrate(
 
 def trained_adapter(model: MemorizingModel, name: str, recipe: dict[str, str]) -> Adapter:
     """The model's adapter with its gates as they are now."""
-    gates = {layer: model.gates[str(layer)] for layer in model.adapter.layers}
+    gates = {layer: model.gates[layer] for layer in model.adapter.layers}
     return replace(
         model.adapter,
         name=name,
