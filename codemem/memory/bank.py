@@ -112,6 +112,8 @@ class Bank:
         if end > len(self._live):
             self.reserve(end)
         self._live[self._rows : end] = False
+        for entries in self._layers.values():
+            entries[self._rows : end] = 0  # an index trained on all rows must not meet what memory held before
         self._append(_Extent("", self._rows, count, ()))
 
     def _append(self, extent: _Extent) -> None:
