@@ -39,8 +39,12 @@ def index(
         store.bind(pretrained.fingerprint, replace=rebuild)
         local = spec is not None and Path(spec).exists()
         store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
-        with IndexBar() as bar:
-            summary = pipeline.index(pretrained.model, store, bar.show)
+        try:
+            with IndexBar() as bar:
+                summary = pipeline.index(pretrained.model, store, bar.show)
+        except KeyboardInterrupt:
+            stderr.print("interrupted; what is done is kept, and the same command goes on from there")
+            raise
     if as_json:
         typer.echo(json.dumps(summary.as_json()))
         return
