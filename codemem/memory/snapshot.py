@@ -80,7 +80,7 @@ def _load(store: Store, shapes: Shapes) -> tuple[list[tuple[str, str, int]], dic
         return order, {
             layer: IVFIndex.load(folder, f"layer{layer}", kv_heads) for layer, (kv_heads, _) in shapes.items()
         }
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, RuntimeError, TypeError, ValueError):
         return [], {}
 
 

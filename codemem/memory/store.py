@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,12 +115,14 @@ class Store:
     def bind(self, fingerprint: Fingerprint, *, replace: bool = False) -> None:
         """Make the store one of this fingerprint.
 
-        Raises CodememError if it holds entries of another, unless `replace`: then all entries are deleted first.
+        Raises CodememError if it holds entries of another, unless `replace`: then all entries, and the index over them,
+        are deleted first.
         """
         held = self.fingerprint
         if held is not None and replace:
             self.set_documents([], [record.path for record in self.documents()])
             self.sweep()
+            shutil.rmtree(self.folder / "index", ignore_errors=True)
         elif held is not None:
             self.check(fingerprint)
         self.set("fingerprint", fingerprint.to_json())
@@ -223,7 +226,8 @@ class Store:
             _sync(temporary)
             temporary.rename(self.blob_path(blob))
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise CodememError(
                 f"{self.blobs} cannot be written: {error}", "free some space or mend the rights, then go on"
             ) from error
