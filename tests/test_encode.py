@@ -1,0 +1,207 @@
+"""Encoding: which tokens are stored, where they stand, and that nothing but path and text decides what is stored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny import tiny_model, tiny_tokenizer
+
+from codemem.errors import CodememError
+from codemem.models.encode import SINKS, EncodingWindow, Text, encode, header_tokens, plan, tokenize
+from codemem.models.probe import find_sites
+from codemem.syntax import outline
+
+MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()
+SITES = find_sites(MODEL, (1, 2), 300)
+SMALL = EncodingWindow(size=48, overlap=16)
+CODE = "\n".join(f"def function_{i}(x):\n    y = x * {i}\n    return y\n" for i in range(12))
+
+
+def encoded(*texts: Text, window: EncodingWindow = SMALL, batch_tokens: int = 4096):
+    return encode(MODEL, TOKENIZER, SITES, texts, window=window, batch_tokens=batch_tokens)
+
+
+def text_of(path: str, text: str) -> Text:
+    return Text(path, text, outline(text, "python").boundaries)
+
+
+texts = st.text(alphabet=st.sampled_from("abdef (:)\n\n\t.é漢😀\r\u2028\u00a0"), max_size=300)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    texts=st.lists(texts, min_size=1, max_size=3),
+    size=st.integers(1, 80),
+    overlap=st.integers(0, 60),
+    boundaries=st.lists(st.integers(0, 299), max_size=6),
+    batch_tokens=st.integers(1, 400),
+)
+def test_every_token_is_stored_exactly_once_whatever_the_windows(texts, size, overlap, boundaries, batch_tokens):
+    documents = [
+        Text(f"{number}.py", text, tuple(sorted({b for b in boundaries if b < len(text)})))
+        for number, text in enumerate(texts)
+    ]
+    stored = [[] for _ in documents]
+    for batch in plan(TOKENIZER, documents, EncodingWindow(size, overlap), batch_tokens):
+        assert len(batch) == 1 or max(len(window.ids) for window in batch) * len(batch) <= batch_tokens
+        for window in batch:
+            assert window.context < len(window.ids), "a window stores something"
+            stored[window.document].append((window.start, window.ids[window.context :]))
+    for document, pieces in zip(documents, stored, strict=True):
+        ids, position = tokenize(TOKENIZER, document.text)[0], 0
+        for start, new in sorted(pieces):
+            assert start == position, "no token is left out, and none is stored twice"
+            assert new == ids[start : start + len(new)]
+            position += len(new)
+        assert position == len(ids)
+
+
+def test_every_window_starts_with_the_path_then_what_was_stored_before():
+    document = text_of("a/b.py", CODE)
+    ids, header = tokenize(TOKENIZER, CODE)[0], header_tokens(TOKENIZER, "a/b.py")
+    windows = [window for batch in plan(TOKENIZER, [document], SMALL) for window in batch]
+    assert len(windows) > 5
+    for window in windows:
+        assert window.ids[: len(header)] == header
+        context = window.context - len(header)
+        assert context == min(SMALL.overlap, window.start)
+        assert window.ids[len(header) :] == ids[window.start - context :][: len(window.ids) - len(header)]
+        assert len(window.ids) <= SMALL.size
+
+
+def test_the_path_is_a_comment_of_its_language():
+    assert TOKENIZER.decode(header_tokens(TOKENIZER, "src/a b.py")) == "# src/a b.py\n"
+    assert TOKENIZER.decode(header_tokens(TOKENIZER, "src/main.RS")) == "// src/main.RS\n"
+    assert TOKENIZER.decode(header_tokens(TOKENIZER, "Makefile")) == "# Makefile\n"
+
+
+def test_a_window_ends_where_a_definition_starts_else_where_a_line_does():
+    window = EncodingWindow(size=100, overlap=16)
+    starts = tokenize(TOKENIZER, CODE)[1]
+
+    def cuts(document: Text) -> list[int]:
+        return sorted(int(starts[w.start]) for batch in plan(TOKENIZER, [document], window) for w in batch)[1:]
+
+    outlined = text_of("f.py", CODE)
+    assert len(outlined.boundaries) == 12
+    assert cuts(outlined) and set(cuts(outlined)) <= set(outlined.boundaries)
+    plain = cuts(Text("f.py", CODE))
+    assert plain and all("\n" in CODE[cut - 1 : cut + 1] for cut in plain)
+    assert len(cuts(Text("f.py", "x" * 400))) >= 4, "a line longer than a window is cut anywhere"
+
+
+def test_attention_sinks_are_never_stored():
+    """The first positions of a window are the path's; where the path is shorter, the first tokens are not stored."""
+    assert len(header_tokens(TOKENIZER, "")) == SINKS - 1
+    (short,) = encoded(Text("", CODE))
+    (long,) = encoded(Text("a.py", CODE))
+    ids = tokenize(TOKENIZER, CODE)[0]
+    assert long.tokens.tolist() == ids
+    assert short.tokens.tolist() == ids[1:]
+    assert all(len(tensor) == len(ids) - 1 for tensor in short.layers.values())
+    assert len(short.lines) == len(short.columns) == len(ids) - 1
+
+
+def test_shapes_and_types_are_those_of_the_model():
+    (entries,) = encoded(text_of("a.py", CODE))
+    n = len(tokenize(TOKENIZER, CODE)[0])
+    assert {layer: tuple(tensor.shape) for layer, tensor in entries.layers.items()} == {
+        layer: (n, site.kv_heads, 2, site.d) for layer, site in SITES.items()
+    }
+    assert {tensor.dtype for tensor in entries.layers.values()} == {MODEL.dtype}
+    assert {t.dtype for t in (entries.tokens, entries.lines, entries.columns)} == {torch.int32}
+    assert len(encoded(Text("empty.py", ""))[0]) == 0
+    assert encoded() == []
+
+
+def test_what_is_stored_is_what_one_pass_over_the_document_computes():
+    """With one window for all, entry i is key and value of token i; the rotary embedding left no trace in the key."""
+    seen = {}
+    hooks = [
+        site.module.k_proj.register_forward_hook(lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 0), out))
+        for layer, site in SITES.items()
+    ]
+    hooks += [
+        site.module.v_proj.register_forward_hook(lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 1), out))
+        for layer, site in SITES.items()
+    ]
+    header = header_tokens(TOKENIZER, "a.py")
+    with torch.no_grad():
+        MODEL(input_ids=torch.tensor([header + tokenize(TOKENIZER, CODE)[0]]))
+    for hook in hooks:
+        hook.remove()
+    (entries,) = encoded(text_of("a.py", CODE), window=EncodingWindow(4096, 256))
+    for layer, site in SITES.items():
+        for which in (0, 1):
+            expected = seen[layer, which][0, len(header) :].view(-1, site.kv_heads, site.d)
+            torch.testing.assert_close(entries.layers[layer][:, :, which], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 200, 4096])
+def test_neither_batches_nor_neighbours_change_what_is_stored(batch_tokens):
+    documents = [text_of("a.py", CODE), text_of("b.py", CODE[:90]), text_of("c.py", "x = 1\n"), Text("d.py", "")]
+    alone = [encoded(document)[0] for document in documents]
+    together = encoded(*documents, batch_tokens=batch_tokens)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        for layer in SITES:
+            torch.testing.assert_close(one.layers[layer], other.layers[layer], rtol=1e-3, atol=1e-3)
+
+
+def test_path_and_text_before_change_what_is_stored():
+    (one,), (other,) = encoded(text_of("a.py", CODE)), encoded(text_of("b.py", CODE))
+    assert not torch.allclose(one.layers[2], other.layers[2], atol=1e-3)
+
+
+def test_memory_is_not_read_and_layers_above_the_last_memory_layer_are_not_run():
+    runs = []
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda *_, number=number: runs.append(number))
+        for number, layer in enumerate(MODEL.model.layers)
+    ]
+    hooks += [
+        layer.register_forward_hook(lambda *_, number=number: runs.append(f"whole {number}"))
+        for number, layer in enumerate(MODEL.model.layers)
+    ]
+    encoded(text_of("a.py", CODE[:40]))
+    for hook in hooks:
+        hook.remove()
+    assert set(runs) == {0, 1, "whole 0", "whole 1"}, (
+        "layer 2 ends in the middle of its attention, layer 3 never starts"
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=texts)
+@example("a\n\n\tb")
+@example("😀 x\n  é")
+@example("\n\n  ")
+def test_lines_and_columns_are_those_of_the_first_visible_character(text):
+    (entries,) = encoded(Text("a.py", text), window=EncodingWindow(4096, 0))
+    starts = tokenize(TOKENIZER, text)[1].tolist()
+    assert len(entries) == len(starts)
+    lines = text.split("\n")
+    for start, line, column in zip(starts, entries.lines.tolist(), entries.columns.tolist(), strict=True):
+        visible = next((i for i in range(start, len(text)) if not text[i].isspace()), start)
+        assert line == text.count("\n", 0, visible) + 1
+        assert column == visible - (text.rfind("\n", 0, visible) + 1) + 1
+        assert column <= len(lines[line - 1]) + 1
+        if not text[visible].isspace():
+            assert lines[line - 1][column - 1] == text[visible]
+
+
+def test_special_tokens_in_a_text_are_text():
+    text = "a = '<|end|>'\n"
+    (entries,) = encoded(Text("a.py", text))
+    assert TOKENIZER.eos_token_id not in entries.tokens.tolist()
+    assert TOKENIZER.decode(entries.tokens) == text
+
+
+def test_a_tokenizer_without_offsets_is_refused_by_name():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(CodememError, match="Slow cannot say where its tokens stand"):
+        tokenize(Slow(), "text")
