@@ -47,6 +47,7 @@ def decode(
         start = time.perf_counter()
         step = torch.tensor([ids], device=model.base.device)
         logits = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+        logits = logits[: len(vocabulary.tokens)]  # some output layers have more rows than there are tokens
         if healed:
             allowed = torch.full_like(logits, float("-inf"))
             continuing = vocabulary.continuing(healed)

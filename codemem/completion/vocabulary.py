@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+# <|file_sep|>, and DeepSeek's spelling of the same with a full-width bar.
+_MARK = re.compile(r"<[|\uff5c].+[|\uff5c]>")
 
 
 class Vocabulary:
@@ -21,8 +25,14 @@ class Vocabulary:
 
     @cached_property
     def special(self) -> frozenset[int]:
-        """Ids of tokens that are no text; generation ends at them."""
-        return frozenset(self._tokenizer.all_special_ids)
+        """Ids of tokens that are no text; generation ends at them.
+
+        Beside those with a role (end of text) they are those that separate files or parts of a prompt. Qwen's tokenizer
+        does not call these special, so their spelling decides too.
+        """
+        added = self._tokenizer.added_tokens_decoder.items()
+        marks = (number for number, token in added if token.special or _MARK.fullmatch(token.content))
+        return frozenset((*self._tokenizer.all_special_ids, *marks))
 
     @cached_property
     def tokens(self) -> list[bytes]:
