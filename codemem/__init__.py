@@ -14,16 +14,18 @@ from codemem.errors import CodememError
 if TYPE_CHECKING:
     from codemem.memory.bank import Bank
     from codemem.models.adapter import Adapter
+    from codemem.models.loading import load_model
     from codemem.models.memorizing import MemorizingModel
     from codemem.models.pretrained import load_memorizing
 
-__all__ = ["Adapter", "Bank", "CodememError", "MemorizingModel", "load_memorizing"]
+__all__ = ["Adapter", "Bank", "CodememError", "MemorizingModel", "load_memorizing", "load_model"]
 
 _HOMES = {
     "Adapter": "codemem.models.adapter",
     "Bank": "codemem.memory.bank",
     "MemorizingModel": "codemem.models.memorizing",
     "load_memorizing": "codemem.models.pretrained",
+    "load_model": "codemem.models.loading",
 }
 
 

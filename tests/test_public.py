@@ -16,7 +16,7 @@ def test_importing_codemem_imports_nothing_heavy():
 
 
 def test_every_public_name_is_there():
-    code = "from codemem import *; print(Adapter, Bank, CodememError, MemorizingModel, load_memorizing)"
+    code = "from codemem import *; print(Adapter, Bank, CodememError, MemorizingModel, load_memorizing, load_model)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert set(codemem.__all__) <= set(dir(codemem))
