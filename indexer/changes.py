@@ -11,11 +11,13 @@ from indexer.walk import SourceFile, Walk, walk
 
 @dataclass(frozen=True)
 class Changes:
-    """new, changed: files to read, by size and modification time alone; unchanged: records that stand; gone: paths in
-    memory that the walk no longer finds; walked: the walk itself."""
+    """new, changed: files to read, by size and modification time alone; refused: files that were read and not
+    remembered, and are as they were then; unchanged: records that stand; gone: paths in memory that the walk no longer
+    finds; walked: the walk itself."""
 
     new: tuple[SourceFile, ...]
     changed: tuple[SourceFile, ...]
+    refused: tuple[SourceFile, ...]
     unchanged: tuple[Record, ...]
     gone: tuple[str, ...]
     walked: Walk
@@ -26,13 +28,14 @@ def compare(root: Path, store: Store) -> Changes:
     listed."""
     walked = walk(root)
     records = {record.path: record for record in store.documents()}
-    new, changed, unchanged = [], [], []
+    seen = store.refused()
+    new, changed, refused, unchanged = [], [], [], []
     for file in walked.files:
         record = records.pop(file.path, None)
         if record is None:
-            new.append(file)
+            (refused if seen.get(file.path) == (file.size, file.mtime_ns) else new).append(file)
         elif (record.size, record.mtime_ns) != (file.size, file.mtime_ns) or not store.has(record.blob):
             changed.append(file)
         else:
             unchanged.append(record)
-    return Changes(tuple(new), tuple(changed), tuple(unchanged), tuple(records), walked)
+    return Changes(tuple(new), tuple(changed), tuple(refused), tuple(unchanged), tuple(records), walked)

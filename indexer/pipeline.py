@@ -78,15 +78,16 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
             changes = compare(store.root, store)
             skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
             store.set_documents([], changes.gone)
-            waiting = changes.new + changes.changed
+            # What was refused is read again, since another version of codemem may find it worth remembering.
+            waiting = changes.new + changes.changed + changes.refused
             tokens, done, total = 0, 0, sum(file.size for file in waiting)
             for files in groups_of(waiting):
                 documents = _read(files, skipped)
-                refused = [file.path for file in files if file.path in skipped]
-                tokens += _remember(model, store, documents, refused)
+                tokens += _remember(model, store, documents, [file.path for file in files if file.path in skipped])
                 done += sum(file.size for file in files)
                 report(Progress(done, total, tokens, files[-1].path))
-            store.set_skipped(skipped)
+            refused = {file.path: (file.size, file.mtime_ns) for file in waiting if file.path in skipped}
+            store.set_skipped(skipped, refused)
             report(Progress(done, total, tokens, "building the index"))
             bank = open_bank(store, model.shapes, model.base.dtype)
             save_snapshot(store, bank)

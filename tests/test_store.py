@@ -70,11 +70,12 @@ def test_a_document_without_tokens_comes_back(store):
 
 def test_the_manifest_comes_back(store, tmp_path):
     records = [put(store, f"{name}.py", entries_of(3, 1)) for name in "ba"]
-    store.set_skipped({"x.png": "binary", "node_modules/": "vendored"})
+    store.set_skipped({"x.png": "binary", "node_modules/": "vendored", "b.js": "minified"}, {"b.js": (5000, 17)})
     store.set("model", "tiny")
     with Store(tmp_path) as again:
         assert again.documents() == sorted(records, key=lambda record: record.path)
-        assert again.skipped() == {"node_modules/": "vendored", "x.png": "binary"}
+        assert again.skipped() == {"b.js": "minified", "node_modules/": "vendored", "x.png": "binary"}
+        assert again.refused() == {"b.js": (5000, 17)}
         assert again.fingerprint == FINGERPRINT
         assert again.get("model") == "tiny"
         again.set_documents([replace(records[0], size=5)], ["a.py"])

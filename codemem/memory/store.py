@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS documents (
     path TEXT PRIMARY KEY, content_hash TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     language TEXT, blob TEXT NOT NULL, entries INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS skipped (path TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refused (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
 """
 
 
@@ -169,10 +170,20 @@ class Store:
         """Paths that were not memorised, with the reason."""
         return dict(self._db.execute("SELECT path, reason FROM skipped ORDER BY path").fetchall())
 
-    def set_skipped(self, skipped: dict[str, str]) -> None:
+    def refused(self) -> dict[str, tuple[int, int]]:
+        """Those of the skipped paths that were read first, with the size and modification time they had."""
+        rows = self._db.execute("SELECT path, size, mtime_ns FROM refused")
+        return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
+
+    def set_skipped(self, skipped: dict[str, str], refused: dict[str, tuple[int, int]]) -> None:
+        """Replace what `skipped` and `refused` return."""
         with self._transaction():
             self._db.execute("DELETE FROM skipped")
+            self._db.execute("DELETE FROM refused")
             self._db.executemany("INSERT INTO skipped VALUES (?, ?)", skipped.items())
+            self._db.executemany(
+                "INSERT INTO refused VALUES (?, ?, ?)", [(path, *seen) for path, seen in refused.items()]
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
