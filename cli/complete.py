@@ -97,7 +97,7 @@ def offset_of(text: str, cursor: str, line: int, column: int | None) -> int:
     outside."""
     lines = text.split("\n")
     if not 1 <= line <= len(lines):
-        raise CodememError(f"{cursor}: the file has {len(lines)} lines", "give a line between 1 and that")
+        raise CodememError(f"{cursor}: the file has {len(lines)} lines", f"give a line between 1 and {len(lines)}")
     content = lines[line - 1]
     if column is None:
         column = len(content) + 1

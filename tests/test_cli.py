@@ -1,0 +1,304 @@
+"""The commands on a tiny model: what they print, that their JSON is what docs/json.md says, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_directory, tiny_tokenizer
+
+from cli.app import main
+from codemem.models.encode import tokenize
+
+JSON_DOCS = Path(__file__).parent.parent / "docs" / "json.md"
+SHAPES = "def area(width, height):\n    return width * height\n"
+USE = "from shapes import area\n\nprint(area(\n"
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return save_directory(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "shapes.py").write_text(SHAPES)
+    (root / "use.py").write_text(USE)
+    (root / "logo.png").write_bytes(b"\x89PNG")
+    return root
+
+
+@pytest.fixture
+def codemem(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, through the console script's function: (exit status, stdout, stderr)."""
+    monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CODEMEM_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["codemem", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def indexed(codemem, repository, model) -> Path:
+    status, _, err = codemem("index", repository, "--model", model)
+    assert status == 0, err
+    return repository
+
+
+def answer_of(result: tuple[int, str, str]) -> dict:
+    status, out, err = result
+    assert status == 0, err
+    assert out.endswith("\n") and out.count("\n") == 1, "one line, and nothing beside it"
+    return json.loads(out)
+
+
+# JSON is what its documentation says.
+
+
+def documented(command: str) -> tuple[dict[str, set[str]], dict]:
+    """Of a command's section in docs/json.md: field -> types, and the example."""
+    section = JSON_DOCS.read_text().split(f"## `codemem {command} --json`\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|([^|]*)\| ([^|]+) \|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n| `"), "every row has a field, a type, a unit and a meaning"
+    example = re.search(r"```json\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    return {field: set(types.split(" or ")) for field, types, _, _ in rows}, json.loads(example[1])
+
+
+def type_of(value: object) -> str:
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
+    return "null" if value is None else names[type(value)]
+
+
+def fields_of(value: object, known: dict[str, set[str]], prefix: str = "") -> list[tuple[str, str]]:
+    """All fields in a JSON value with their types, named as the documentation names them."""
+    found = []
+    if isinstance(value, dict):
+        any_key = next((field for field in known if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
+        for key, inner in value.items():
+            field = any_key or f"{prefix}{key}"
+            found += [(field, type_of(inner)), *fields_of(inner, known, f"{field}.")]
+    elif isinstance(value, list):
+        for inner in value:
+            found += fields_of(inner, known, f"{prefix.removesuffix('.')}[].")
+    return found
+
+
+def check_against_documentation(command: str, *answers: dict) -> None:
+    known, example = documented(command)
+    for answer in (*answers, example):
+        for field, kind in fields_of(answer, known):
+            assert field in known, f"{field} is not in docs/json.md"
+            assert kind in known[field], f"{field} is documented as {known[field]}, but is {kind}"
+    seen = {field for answer in answers for field, _ in fields_of(answer, known)}
+    assert seen == set(known), "documented, but not in the output"
+    assert {field for field, _ in fields_of(example, known)} == set(known)
+
+
+def test_index_prints_what_its_documentation_says(codemem, repository, model):
+    answer = answer_of(codemem("index", repository, "--model", model, "--json"))
+    check_against_documentation("index", answer)
+    count = sum(len(tokenize(tiny_tokenizer(), text)[0]) for text in (SHAPES, USE))
+    assert (answer["documents"], answer["entries"], answer["tokens"]) == (2, count, count)
+    assert answer["skipped"] == {"binary": 1}
+    again = answer_of(codemem("index", repository, "--json"))
+    check_against_documentation("index", again)
+    assert (again["documents"], again["entries"], again["tokens"]) == (2, count, 0)
+
+
+def test_complete_prints_what_its_documentation_says(codemem, indexed):
+    with_memory = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))
+    without = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json", "--no-memory"))
+    check_against_documentation("complete", with_memory, without)
+    assert with_memory["model"] == without["model"] == "tiny"
+    assert with_memory["memory"]["documents"] == 2
+    assert {source["path"] for source in with_memory["provenance"]} == {"shapes.py"}
+    assert {source["symbol"] for source in with_memory["provenance"]} == {"area"}
+    assert sum(source["weight"] for source in with_memory["provenance"]) == pytest.approx(1, abs=1e-6)
+    assert without["memory"] is None and without["provenance"] == []
+    ms = with_memory["ms"]
+    assert ms["retrieval"] <= ms["prefill"] + ms["decode"]
+    assert ms["load"] + ms["prefill"] + ms["decode"] <= ms["total"]
+
+
+def test_status_prints_what_its_documentation_says(codemem, indexed):
+    answer = answer_of(codemem("status", indexed, "--json"))
+    check_against_documentation("status", answer)
+    assert answer["repository"] == str(indexed.resolve())
+    assert (answer["model"], answer["documents"], answer["skipped"]) == ("tiny", 2, {"binary": 1})
+    assert set(answer["entries_per_layer"].values()) == {answer["entries"]}
+    assert answer["stale"] == {"new": 0, "changed": 0, "gone": 0}
+    (indexed / "new.py").write_text("x = 1\n")
+    (indexed / "use.py").write_text("x = 2\n")
+    (indexed / "shapes.py").unlink()
+    assert answer_of(codemem("status", indexed, "--json"))["stale"] == {"new": 1, "changed": 1, "gone": 1}
+
+
+# For people.
+
+
+def test_index_and_status_for_people(codemem, repository, model):
+    status, out, err = codemem("index", repository, "--model", model)
+    assert status == 0
+    assert re.search(r"^2 documents, \d+ entries, 0 MB on disk$", out, re.MULTILINE)
+    assert "skipped: 1 binary" in out
+    assert "no learned gates" in err
+    status, out, _ = codemem("status", repository)
+    assert status == 0
+    assert re.search(r"^model +tiny$", out, re.MULTILINE)
+    assert "nothing, memory is up to date" in out
+    (repository / "new.py").write_text("x = 1\n")
+    assert "1 new files: codemem index" in codemem("status", repository)[1]
+
+
+def test_complete_prints_the_text_alone_and_explains_on_demand(codemem, indexed):
+    text = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["text"]
+    assert codemem("complete", f"{indexed}/use.py:3")[1] == text + "\n"
+    out = codemem("complete", f"{indexed}/use.py:3", "--explain")[1]
+    assert out.startswith(text + "\n\nmemory had ")
+    assert re.search(r"^ *\d+\.\d%  shapes\.py:\d in area$", out, re.MULTILINE)
+    assert codemem("complete", f"{indexed}/use.py:3", "--explain", "--no-memory")[1].endswith("memory was not read\n")
+
+
+def test_the_cursor_is_a_line_or_a_line_and_a_column(codemem, indexed):
+    at_end = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))
+    column = len("print(area(") + 1
+    assert answer_of(codemem("complete", f"{indexed}/use.py:3:{column}", "--json"))["text"] == at_end["text"]
+
+
+def test_a_relative_file_and_a_folder_below_the_repository(codemem, indexed, monkeypatch):
+    (indexed / "deep" / "er").mkdir(parents=True)
+    (indexed / "deep" / "er" / "use.py").write_text(USE)
+    monkeypatch.chdir(indexed / "deep")
+    answer = answer_of(codemem("complete", "er/use.py:3", "--json"))
+    assert "shapes.py" in {source["path"] for source in answer["provenance"]}
+    assert answer_of(codemem("status", "--json"))["repository"] == str(indexed.resolve())
+
+
+def test_of_a_file_that_changed_since_memory_does_not_say_what_it_was(codemem, indexed):
+    (indexed / "use.py").write_text(SHAPES + "\n\n" + USE)
+    answer_of(codemem("index", indexed, "--json"))
+    (indexed / "use.py").write_text(USE)
+    answer = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))
+    assert {source["path"] for source in answer["provenance"]} == {"shapes.py"}
+
+
+def test_a_deleted_file_is_not_read_after_the_next_index(codemem, indexed):
+    (indexed / "shapes.py").unlink()
+    assert answer_of(codemem("index", indexed, "--json"))["documents"] == 1
+    answer = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))
+    assert answer["provenance"] == []
+
+
+def test_without_memory_no_index_is_needed(codemem, repository, model):
+    answer = answer_of(codemem("complete", f"{repository}/use.py:3", "--no-memory", "--model", model, "--json"))
+    assert answer["memory"] is None
+    assert not (repository / ".codemem").exists()
+
+
+def test_three_processes_index_complete_and_status(tmp_path, repository, model):
+    def run(*arguments: str) -> dict:
+        command = [sys.executable, "-c", "from cli.app import main; main()", *arguments, "--json"]
+        environment = {**os.environ, "CODEMEM_CACHE": str(tmp_path / "cache")}
+        result = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    assert run("index", ".", "--model", str(model))["documents"] == 2
+    assert {source["path"] for source in run("complete", "use.py:3")["provenance"]} == {"shapes.py"}
+    assert run("status")["stale"] == {"new": 0, "changed": 0, "gone": 0}
+
+
+# How commands fail.
+
+
+def refusal_of(result: tuple[int, str, str]) -> tuple[str, str]:
+    """The error and the hint of a command that failed as commands should."""
+    status, out, err = result
+    assert status == 1
+    assert out == ""
+    assert "Traceback" not in err
+    match = re.search(r"^error: (.+)\nhint: (.+)\n\Z", err, re.MULTILINE)
+    assert match is not None, err
+    return match[1], match[2]
+
+
+@pytest.mark.parametrize(
+    ("cursor", "error", "hint"),
+    [
+        ("use.py:9", "the file has 4 lines", "between 1 and 4"),
+        ("use.py:0", "the file has 4 lines", "between 1 and 4"),
+        ("use.py:3:99", "line 3 has 11 characters", "between 1 and 12"),
+        ("use.py:3:0", "line 3 has 11 characters", "between 1 and 12"),
+        ("use.py", "is not FILE:LINE", "codemem complete"),
+        ("use.py:three", "is not FILE:LINE", "codemem complete"),
+        ("missing.py:1", "missing.py cannot be read: No such file", "codemem complete"),
+        (".:1", "cannot be read: Is a directory", "codemem complete"),
+        ("logo.png:1", "is not UTF-8 text", "codemem complete"),
+    ],
+)
+def test_a_bad_cursor_is_refused(codemem, repository, monkeypatch, cursor, error, hint):
+    monkeypatch.chdir(repository)
+    said, typed = refusal_of(codemem("complete", cursor))
+    assert error in said and hint in typed
+
+
+def test_no_memory_says_what_to_type(codemem, repository, model):
+    said, hint = refusal_of(codemem("complete", f"{repository}/use.py:3", "--model", model))
+    assert "has a memory" in said and hint.startswith(f"codemem index {repository.resolve()}") and "--no-memory" in hint
+    said, hint = refusal_of(codemem("status", repository))
+    assert "has a memory" in said and hint == f"codemem index {repository}"
+
+
+def test_another_model_than_that_of_the_memory_is_refused_and_rebuild_mends_it(codemem, indexed, tmp_path):
+    other = save_directory(tmp_path / "models" / "other", seed=1)
+    for command in (["complete", f"{indexed}/use.py:3"], ["index", indexed]):
+        said, hint = refusal_of(codemem(*command, "--model", other))
+        assert "was made by tiny and cannot be read by other" in said and "weights" in said
+        assert f"codemem index {indexed.resolve()} --model" in hint and hint.endswith("--rebuild")
+    assert answer_of(codemem("status", indexed, "--json"))["model"] == "tiny", "nothing was lost"
+    answer = answer_of(codemem("index", indexed, "--model", other, "--rebuild", "--json"))
+    assert answer["tokens"] == answer["entries"] > 0
+    assert answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["model"] == "other"
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_written(codemem, repository):
+    said, hint = refusal_of(codemem("index", repository, "--model", "./no-such-model"))
+    assert "there is no model" in said and hint == "codemem models list"
+    assert not (repository / ".codemem").exists()
+
+
+@pytest.mark.parametrize(("name", "error"), [("use.py", "is not a directory"), ("nowhere", "does not exist")])
+def test_what_is_no_folder_cannot_be_indexed(codemem, repository, model, name, error):
+    said, _ = refusal_of(codemem("index", repository / name, "--model", model))
+    assert error in said
+
+
+def test_a_memory_that_cannot_be_written_is_named(codemem, repository, model):
+    (repository / ".codemem").write_text("a file in its place")
+    said, _ = refusal_of(codemem("index", repository, "--model", model))
+    assert ".codemem cannot be opened" in said
+
+
+def test_a_damaged_blob_is_named_with_what_mends_it(codemem, indexed):
+    for blob in (indexed / ".codemem" / "blobs").iterdir():
+        blob.write_bytes(blob.read_bytes()[:-10])
+    said, hint = refusal_of(codemem("complete", f"{indexed}/use.py:3"))
+    assert "is missing or damaged" in said and hint == f"codemem index {indexed.resolve()}"
+    assert answer_of(codemem("index", indexed, "--json"))["tokens"] > 0
+    assert answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["provenance"]
