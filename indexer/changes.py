@@ -29,7 +29,10 @@ def compare(root: Path, store: Store) -> Changes:
     walked = walk(root)
     records = {record.path: record for record in store.documents()}
     seen = store.refused()
-    new, changed, refused, unchanged = [], [], [], []
+    new: list[SourceFile] = []
+    changed: list[SourceFile] = []
+    refused: list[SourceFile] = []
+    unchanged: list[Record] = []
     for file in walked.files:
         record = records.pop(file.path, None)
         if record is None:

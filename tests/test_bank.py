@@ -82,8 +82,11 @@ class BankAgainstDictionary(RuleBasedStateMachine):
 
     @rule(path=paths)
     def drop(self, path):
+        queries = queries_of(2, 7)
+        assert found_places(self.bank, 2, queries, 20) == expected_places(self.documents, 2, queries, 20)
         self.documents.pop(path, None)
         self.bank.drop(path)
+        assert found_places(self.bank, 2, queries, 20) == expected_places(self.documents, 2, queries, 20)
 
     @rule(count=st.integers(1, 5))
     def skip(self, count):

@@ -193,22 +193,22 @@ from pathlib import Path
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.store import Store
-numbers = torch.zeros(20_000, dtype=torch.int32)
+numbers = torch.zeros(200_000, dtype=torch.int32)
 with Store(Path({str(tmp_path)!r}), create=True) as store:
     for i in range(100_000):
-        store.write(str(i), Entries(numbers, numbers + 1, numbers + 2, {{1: torch.zeros(20_000, 2, 2, 4)}}))
+        store.write(str(i), Entries(numbers, numbers + 1, numbers + 2, {{1: torch.zeros(200_000, 2, 2, 4)}}))
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     blobs = tmp_path / ".codemem" / "blobs"
     deadline = time.monotonic() + 60
     while len(list(blobs.glob("*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.003)
+        time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     with Store(tmp_path) as store:
         finished = list(blobs.glob("*.safetensors"))
         assert len(finished) >= 3
-        assert all(len(store.read(file.stem)) == 20_000 for file in finished)
+        assert all(len(store.read(file.stem)) == 200_000 for file in finished)
         store.sweep()
         assert list(blobs.iterdir()) == []
 
