@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import gguf
@@ -76,7 +77,7 @@ CONFIGS = {
 def tiny_model(architecture: str = "llama", seed: int = 0) -> PreTrainedModel:
     """A random model with attention sharp enough that what it attends to matters."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture]).eval()
+    model = AutoModelForCausalLM.from_config(deepcopy(CONFIGS[architecture])).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2 and "embed" not in name:
