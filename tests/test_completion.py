@@ -151,6 +151,14 @@ def test_the_window_is_a_suffix_from_a_lines_start_that_fits(data, context):
         assert b"\n" not in shown.rstrip(b"\n") and len(shown) >= context - len(header) - 1
 
 
+def test_a_window_does_not_start_in_the_middle_of_a_character():
+    text = "x\n" * 20 + "é" * 9 + "\n" + "y" * 20
+    header = len(header_tokens(TOKENIZER, "a.py"))
+    for context in range(header + 20, header + 45):
+        prompt = build_prompt(Request("a.py", text, len(text), context=context), TOKENIZER, VOCABULARY)
+        assert b"".join(VOCABULARY.tokens[number] for number in prompt.ids[header:]).decode()
+
+
 def test_a_window_that_does_not_start_the_document_says_at_which_line_it_does():
     text = "".join(f"line_{number} = {number}\n" for number in range(1, 400))
     prompt = build_prompt(request(text + "x|", context=100), TOKENIZER, VOCABULARY)

@@ -35,7 +35,10 @@ def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabular
     start = _line_start(before, max(0, len(before) - room * _CHARACTERS_PER_TOKEN))
     ids, starts = tokenize(tokenizer, before[start:])
     if len(ids) > room:
-        start = _line_start(before, start + int(starts[-room]))
+        first = len(ids) - room
+        while first < len(ids) - 1 and starts[first] == starts[first - 1]:  # in the middle of a character's bytes
+            first += 1
+        start = _line_start(before, start + int(starts[first]))
         ids, _ = tokenize(tokenizer, before[start:])
         ids = ids[-room:]
     healed = vocabulary.tokens[ids.pop()] if ids else b""
