@@ -68,7 +68,7 @@ def remember(pretrained: Pretrained, root: Path) -> None:
     """Index root, or take the index that an earlier run left, and let the model read it."""
 
     def show(step: Progress) -> None:
-        print(f"\\rindexing {step.done / max(step.total, 1):.0%}", end="", file=sys.stderr)
+        print(f"\rindexing {step.done / max(step.total, 1):.0%}", end="", file=sys.stderr)
 
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint, replace=store.fingerprint not in (None, pretrained.fingerprint))

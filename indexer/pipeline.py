@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.store import Record, Store
@@ -72,27 +69,23 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
     store cannot be written; everything stored until then stays.
     """
     start = time.perf_counter()
-    lock = FileLock(store.folder / "lock", timeout=0, mode=0o600)
-    try:
-        with lock:
-            changes = compare(store.root, store)
-            skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
-            store.set_documents([], changes.gone)
-            # What was refused is read again, since another version of codemem may find it worth remembering.
-            waiting = changes.new + changes.changed + changes.refused
-            tokens, done, total = 0, 0, sum(file.size for file in waiting)
-            for files in groups_of(waiting):
-                documents = _read(files, skipped)
-                tokens += _remember(model, store, documents, [file.path for file in files if file.path in skipped])
-                done += sum(file.size for file in files)
-                report(Progress(done, total, tokens, files[-1].path))
-            refused = {file.path: (file.size, file.mtime_ns) for file in waiting if file.path in skipped}
-            store.set_skipped(skipped, refused)
-            report(Progress(done, total, tokens, "building the index"))
-            bank = open_bank(store, model.shapes, model.base.dtype)
-            save_snapshot(store, bank)
-    except Timeout as error:
-        raise CodememError(f"another process is indexing {store.root}", "wait until it has finished") from error
+    with store.writing():
+        changes = compare(store.root, store)
+        skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
+        store.set_documents([], changes.gone)
+        # What was refused is read again, since another version of codemem may find it worth remembering.
+        waiting = changes.new + changes.changed + changes.refused
+        tokens, done, total = 0, 0, sum(file.size for file in waiting)
+        for files in groups_of(waiting):
+            documents = _read(files, skipped)
+            tokens += _remember(model, store, documents, [file.path for file in files if file.path in skipped])
+            done += sum(file.size for file in files)
+            report(Progress(done, total, tokens, files[-1].path))
+        refused = {file.path: (file.size, file.mtime_ns) for file in waiting if file.path in skipped}
+        store.set_skipped(skipped, refused)
+        report(Progress(done, total, tokens, "building the index"))
+        bank = open_bank(store, model.shapes, model.base.dtype)
+        save_snapshot(store, bank)
     seconds = time.perf_counter() - start
     return Summary(
         documents=len(bank.documents),

@@ -276,3 +276,12 @@ def test_entries_of_other_layers_or_heads_are_refused(shapes):
         bank.add("a.py", entries_of(2, 1))
     assert refusal.value.hint == "codemem index"
     assert len(bank) == 0
+
+
+def test_what_is_hidden_stays_hidden_when_the_bank_is_rebuilt_meanwhile():
+    bank = held_bank({name: entries_of(5, seed) for seed, name in enumerate("abc")})
+    with bank.hiding("a"):
+        bank.drop("b")
+        bank.drop("c")
+        assert (bank.search(2, queries_of(2, 0), 5) == -1).all()
+    assert (bank.search(2, queries_of(2, 0), 5) >= 0).all()

@@ -408,3 +408,28 @@ def test_a_missing_blob_is_named_when_the_bank_is_opened(store):
     store.blob_path(record.blob).unlink()
     with pytest.raises(CodememError, match=record.blob):
         open_bank(store, SHAPES, torch.float32)
+
+
+def test_a_manifest_of_another_version_is_refused_and_can_be_replaced(store):
+    store.set("fingerprint", '{"model": "tiny", "something": "new"}')
+    with pytest.raises(CodememError, match="another version of codemem") as refusal:
+        store.bind(FINGERPRINT)
+    assert "--rebuild" in refusal.value.hint
+    store.bind(FINGERPRINT, replace=True)
+    assert store.fingerprint == FINGERPRINT
+
+
+def test_nobody_replaces_what_another_is_writing(store, tmp_path):
+    with Store(tmp_path) as other, store.writing():
+        with store.writing():  # of the same store it may be nested
+            pass
+        with pytest.raises(CodememError, match="another process is indexing"):
+            other.bind(FINGERPRINT, replace=True)
+    with Store(tmp_path) as other:
+        other.bind(FINGERPRINT, replace=True)
+
+
+def test_a_manifest_that_breaks_while_it_is_read_is_an_error(store):
+    store._db.execute("DROP TABLE documents")
+    with pytest.raises(CodememError, match="cannot be read"):
+        store.documents()

@@ -45,6 +45,7 @@ class Bank:
         self, shapes: Shapes, dtype: torch.dtype = torch.float32, device: str = "cpu", index: IndexKind = "auto"
     ) -> None:
         self.shapes, self.dtype, self.device, self._kind = shapes, dtype, torch.device(device), index
+        self._veils: list[tuple[str, int]] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -154,20 +155,22 @@ class Bank:
     @contextmanager
     def hiding(self, path: str, from_line: int = 1) -> Iterator[None]:
         """Within this context no search returns entries of `path` from line `from_line` (1-based) on."""
-        extent = self._documents.get(path)
-        if extent is None:
-            yield
-            return
-        rows = slice(extent.start, extent.start + extent.count)
-        before = self._live[rows].clone()
-        self._live[rows] &= self._lines[rows] < from_line
+        veil = (path, from_line)
+        self._veils.append(veil)
         self._hidden = None
         try:
             yield
         finally:
-            if self._documents.get(path) is extent:
-                self._live[rows] = before
+            self._veils.remove(veil)
             self._hidden = None
+
+    def _hide(self) -> Hidden:
+        mask = ~self._live[: self._rows]
+        for path, from_line in self._veils:
+            if extent := self._documents.get(path):
+                rows = slice(extent.start, extent.start + extent.count)
+                mask[rows] |= self._lines[rows] >= from_line
+        return Hidden(mask)
 
     def search(self, layer: int, queries: Tensor, k: int) -> Tensor:
         """The rows of the k best entries for each query, best first, -1 where there are fewer.
@@ -176,7 +179,7 @@ class Bank:
         int64 on the device of the queries.
         """
         if self._hidden is None:
-            self._hidden = Hidden(~self._live[: self._rows])
+            self._hidden = self._hide()
         return self._index(layer).search(queries.to(self.device), k, self._hidden).to(queries.device)
 
     def build(self) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -79,6 +81,7 @@ class Store:
         try:
             if create:
                 self._create(manifest)
+            self._lock = FileLock(self.folder / "lock", timeout=0, mode=0o600)
             self._db = sqlite3.connect(manifest, timeout=10, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -106,27 +109,43 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the right to write, across processes; may be nested. Raises CodememError where another process has
+        it."""
+        try:
+            with self._lock:
+                yield
+        except Timeout as error:
+            raise CodememError(f"another process is indexing {self.root}", "wait until it has finished") from error
+
     # What the entries were made with.
 
     @property
     def fingerprint(self) -> Fingerprint | None:
         text = self.get("fingerprint")
-        return None if text is None else Fingerprint.from_json(text)
+        try:
+            return None if text is None else Fingerprint.from_json(text)
+        except (TypeError, ValueError, KeyError) as error:
+            raise CodememError(
+                f"the memory of {self.root} was made by another version of codemem",
+                f"codemem index {self.root} --rebuild",
+            ) from error
 
     def bind(self, fingerprint: Fingerprint, *, replace: bool = False) -> None:
         """Make the store one of this fingerprint.
 
         Raises CodememError if it holds entries of another, unless `replace`: then all entries, and the index over them,
-        are deleted first.
+        are deleted first; and where another process is writing.
         """
-        held = self.fingerprint
-        if held is not None and replace:
-            self.set_documents([], [record.path for record in self.documents()])
-            self.sweep()
-            shutil.rmtree(self.folder / "index", ignore_errors=True)
-        elif held is not None:
-            self.check(fingerprint)
-        self.set("fingerprint", fingerprint.to_json())
+        with self.writing():
+            if replace:
+                self.set_documents([], [record.path for record in self.documents()])
+                self.sweep()
+                shutil.rmtree(self.folder / "index", ignore_errors=True)
+            elif self.fingerprint is not None:
+                self.check(fingerprint)
+            self.set("fingerprint", fingerprint.to_json())
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Raise CodememError if the store's entries were made with another fingerprint."""
@@ -141,8 +160,8 @@ class Store:
             )
 
     def get(self, key: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._select("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
 
     def set(self, key: str, value: str) -> None:
         with self._transaction():
@@ -152,7 +171,7 @@ class Store:
 
     def documents(self) -> list[Record]:
         """The documents alive, by path."""
-        rows = self._db.execute(
+        rows = self._select(
             "SELECT path, content_hash, size, mtime_ns, language, blob, entries FROM documents ORDER BY path"
         )
         return [Record(*row) for row in rows]
@@ -168,11 +187,11 @@ class Store:
 
     def skipped(self) -> dict[str, str]:
         """Paths that were not memorised, with the reason."""
-        return dict(self._db.execute("SELECT path, reason FROM skipped ORDER BY path").fetchall())
+        return dict(self._select("SELECT path, reason FROM skipped ORDER BY path"))
 
     def refused(self) -> dict[str, tuple[int, int]]:
         """Those of the skipped paths that were read first, with the size and modification time they had."""
-        rows = self._db.execute("SELECT path, size, mtime_ns FROM refused")
+        rows = self._select("SELECT path, size, mtime_ns FROM refused")
         return {path: (size, mtime_ns) for path, size, mtime_ns in rows}
 
     def set_skipped(self, skipped: dict[str, str], refused: dict[str, tuple[int, int]]) -> None:
@@ -184,6 +203,14 @@ class Store:
             self._db.executemany(
                 "INSERT INTO refused VALUES (?, ?, ?)", [(path, *seen) for path, seen in refused.items()]
             )
+
+    def _select(self, query: str, *parameters: str) -> list[Any]:
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise CodememError(
+                f"the memory in {self.folder} cannot be read: {error}", f"check {self.folder}"
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -205,10 +232,9 @@ class Store:
     def blob_name(self, path: str, content_hash: str) -> str:
         """The name of a document's entries: the model reads path and content, so both are in it, with the
         fingerprint."""
-        fingerprint = self.get("fingerprint")
+        fingerprint = self.fingerprint
         assert fingerprint is not None, "bind the store first"
-        digest = Fingerprint.from_json(fingerprint).digest
-        return hashlib.sha256("\0".join((digest, path, content_hash)).encode()).hexdigest()
+        return hashlib.sha256("\0".join((fingerprint.digest, path, content_hash)).encode()).hexdigest()
 
     def blob_path(self, blob: str) -> Path:
         return self.blobs / f"{blob}.safetensors"
