@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-DEMO_CURSOR ?= codemem/errors.py:17
+DEMO_CURSOR ?= cli/complete.py:123:28
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
