@@ -81,7 +81,27 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", help="as for codemem; the embedded model by default")
     parser.add_argument("--package", default=REPORTED, help="a requirement with its version")
+    parser.add_argument(
+        "--plot", type=Path, help="draw the result into this .png or .svg file (needs the extra `plot`)"
+    )
     return parser
+
+
+def bars(path: Path | None, title: str, unit: str, values: dict[str, float]) -> None:
+    """Draw named values as horizontal bars into a .png or .svg file; nothing without a path."""
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.9 + 0.45 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(list(values), list(values.values()), color="#5b82c4"), fmt="%.4g", padding=3)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.15)
+    axes.set_xlabel(unit)
+    axes.set_title(title)
+    figure.savefig(path)
 
 
 def report(name: str, **results: Any) -> None:

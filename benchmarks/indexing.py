@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from benchmarks.corpus import arguments, package, report
+from benchmarks.corpus import arguments, bars, package, report
 from codemem.memory.store import FOLDER, Store
 from codemem.models.encode import Text, Window, plan
 from codemem.models.interface import StopForwardError, handlers
@@ -70,6 +70,8 @@ def main() -> None:
         summary = index(model, store, run_bare)
     seconds = summary.seconds - sum(paused)
     shutil.rmtree(root / FOLDER)
+    speeds = {"codemem index": summary.tokens / seconds, "bare forward pass": summary.tokens / bare["seconds"]}
+    bars(options.plot, f"{options.package}: indexing", "tokens per second", speeds)
     report(
         "indexing",
         package=options.package,

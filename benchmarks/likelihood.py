@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from benchmarks.corpus import arguments, held_out, remember, report
+from benchmarks.corpus import arguments, bars, held_out, remember, report
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.models.memorizing import MemorizingModel
@@ -88,6 +88,7 @@ def main() -> None:
         result = nats(model, texts, enabled=True)
         changes[arm] = round(sum(total for total, _ in result) / tokens - base, 4)
         intervals[arm] = [round(bound, 4) for bound in interval(result, none)]
+    bars(options.plot, f"{options.package}, held-out files: change by memory", "nats per token", changes)
     report(
         "likelihood",
         package=options.package,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from benchmarks.corpus import arguments, held_out, remember, report
+from benchmarks.corpus import arguments, bars, held_out, remember, report
 from codemem.memory.bank import Bank
 from codemem.memory.knn import ExactIndex, Hidden
 from codemem.models.memorizing import MemorizingModel
@@ -105,6 +105,11 @@ def main() -> None:
     queries, bank.queries = bank.queries, defaultdict(list)
     asked = sum(batch.shape[0] * batch.shape[1] for recorded in queries.values() for batch in recorded)
     by_layer = recall(bank, queries, model.adapter.k)
+    shown = {
+        f"{'with' if enabled else 'without'} memory": 1000 * statistics.median(steps[enabled])
+        for enabled in (False, True)
+    }
+    bars(options.plot, f"{options.package}: time per generated token", "milliseconds", shown)
     report(
         "retrieval",
         package=options.package,

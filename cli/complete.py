@@ -126,8 +126,10 @@ def _read(file: Path) -> tuple[bytes, str]:
 
 
 def _explain(completion: Completion) -> None:
-    if completion.memory is None:
-        typer.echo("\nmemory was not read")
+    if completion.memory is None or not completion.provenance:
+        typer.echo(
+            "\nmemory was not read" if completion.memory is None else "\nmemory holds nothing that may be read here"
+        )
         return
     typer.echo(f"\nmemory had {completion.memory.share:.1%} of the attention of its layers; most of it went to")
     for source in completion.provenance[:_EXPLAINED_LINES]:
