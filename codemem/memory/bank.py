@@ -50,6 +50,7 @@ class Bank:
 
     def _clear(self) -> None:
         self._rows = 0
+        self._size = 0  # counted, since every memory layer asks for it at every token
         self._extents: list[_Extent] = []
         self._starts: list[int] = []
         self._documents: dict[str, _Extent] = {}
@@ -66,7 +67,7 @@ class Bank:
 
     def __len__(self) -> int:
         """Live entries."""
-        return sum(extent.count for extent in self._documents.values())
+        return self._size
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -105,6 +106,7 @@ class Bank:
             self._layers[layer][start:end] = tensor.to(self.device)
         extent = _Extent(path, start, len(entries), entries.symbols)
         self._documents[path] = extent
+        self._size += extent.count
         self._append(extent)
 
     def skip(self, count: int) -> None:
@@ -129,6 +131,7 @@ class Bank:
         if extent is None:
             return
         self._live[extent.start : extent.start + extent.count] = False
+        self._size -= extent.count
         self._hidden = None
         if self._rows - len(self) > COMPACT_ABOVE * self._rows:
             self._compact()

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from codemem.durable import sync
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
@@ -260,7 +261,7 @@ class Store:
                 metadata={"symbols": symbols},
             )
             temporary.chmod(0o600)
-            _sync(temporary)
+            sync(temporary)
             temporary.rename(self.blob_path(blob))
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
@@ -302,11 +303,3 @@ class Store:
     def nbytes(self) -> int:
         """Bytes on disk, everything in the folder."""
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

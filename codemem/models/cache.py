@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 from rich.console import Console
 
+from codemem.durable import sync
 from codemem.errors import CodememError
 
 _CHUNK = 1 << 20
@@ -72,22 +73,14 @@ def publish(target: Path, fill: Callable[[Path], None]) -> None:
         for path in partial.rglob("*"):
             if path.is_file():
                 path.chmod(0o600)
-                _sync(path)
-        _sync(partial)
+                sync(path)
+        sync(partial)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of_file(path: Path) -> str:
