@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from codemem.errors import CodememError
 from codemem.memory.bank import Bank
-from codemem.memory.entries import Entries, empty_entries
+from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.knn import EXACT_ENTRIES, IVFIndex
 from codemem.memory.snapshot import open_bank, save_snapshot
@@ -65,7 +65,7 @@ def test_entries_come_back_as_they_were_written(store, dtype):
 
 
 def test_a_document_without_tokens_comes_back(store):
-    assert len(store.read(put(store, "a.py", empty_entries(SHAPES, torch.float32)).blob)) == 0
+    assert len(store.read(put(store, "a.py", entries_of(0, 1)).blob)) == 0
 
 
 def test_the_manifest_comes_back(store, tmp_path):

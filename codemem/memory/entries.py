@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from codemem.syntax import Symbol
@@ -32,10 +31,6 @@ class Entries:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(t.nbytes for t in (self.tokens, self.lines, self.columns, *self.layers.values()))
-
 
 @dataclass(frozen=True)
 class Place:
@@ -48,11 +43,3 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}" + (f" in {self.symbol}" if self.symbol else "")
-
-
-def empty_entries(shapes: Shapes, dtype: torch.dtype) -> Entries:
-    """The entries of a document without tokens."""
-    none = torch.empty(0, dtype=torch.int32)
-    return Entries(
-        none, none, none, {layer: torch.empty(0, kv, 2, d, dtype=dtype) for layer, (kv, d) in shapes.items()}
-    )
