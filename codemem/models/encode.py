@@ -101,9 +101,14 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], 
 def header_tokens(tokenizer: PreTrainedTokenizerBase, path: str) -> list[int]:
     """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a
     text."""
-    leader = "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
-    ids: list[int] = tokenizer(f"{leader} {path}\n", split_special_tokens=True, verbose=False).input_ids
+    line = f"{comment_leader(path)} {path}\n"
+    ids: list[int] = tokenizer(line, split_special_tokens=True, verbose=False).input_ids
     return ids
+
+
+def comment_leader(path: str) -> str:
+    """What starts a comment in a document, as its suffix says: "//" or "#"."""
+    return "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
 
 
 @torch.no_grad()
