@@ -100,20 +100,42 @@ def outline(text: str, language: str | None) -> Outline:
     """
     if language == "markdown":
         return _headings(text)
-    grammar = _grammar(language) if language else None
-    if grammar is None or any(len(run) > MAX_MARKS for run in _MARKS.findall(text)):
-        return EMPTY
     # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
     data = text.encode("utf-8", "replace")
-    tree = _parse(grammar.language, data)
-    if tree is None:
+    parsed = _parsed(text, data, language)
+    if parsed is None:
         return EMPTY
-    root = tree.root_node
+    grammar, root = parsed
     found = _read(grammar, root, text, data)
     if found.symbols or language in DEFINITIONS:
         return found
     rows = [node.start_point.row for node in _top_nodes(root) if _starts_line(node, data)]
     return Outline(_offsets(text, rows), ())
+
+
+def spans(text: str, language: str | None, kind: re.Pattern[str]) -> list[tuple[int, int]]:
+    """Character offsets (start, end) of the outermost nodes whose kind, a name of the grammar, matches as a whole;
+    ascending. Empty where `outline` would be, and for Markdown."""
+    data = text.encode("utf-8", "replace")
+    parsed = _parsed(text, data, language) if language != "markdown" else None
+    if parsed is None:
+        return []
+    grammar, root = parsed
+    wanted = [name for name in _kinds(grammar.language) if kind.fullmatch(name)]
+    if not wanted:
+        return []
+    query = Query(grammar.language, "\n".join(f"({name}) @node" for name in wanted))
+    nodes = QueryCursor(query).captures(root).get("node", [])
+    found: list[tuple[int, int]] = []
+    read, offset = 0, 0  # what is behind the last span, in bytes and in characters
+    for node in sorted(nodes, key=lambda node: (node.start_byte, -node.end_byte)):
+        if node.start_byte < read:
+            continue
+        start = offset + len(data[read : node.start_byte].decode("utf-8", "replace"))
+        offset = start + len(data[node.start_byte : node.end_byte].decode("utf-8", "replace"))
+        read = node.end_byte
+        found.append((start, offset))
+    return found
 
 
 def enclosing_symbol(symbols: Iterable[Symbol], line: int) -> str | None:
@@ -141,7 +163,17 @@ def _grammar(name: str) -> _Grammar | None:
         language = tree_sitter_language_pack.get_language(name)  # type: ignore[arg-type]
     except LookupError:
         return None
-    kinds = sorted(
+    kinds = _kinds(language)
+    rows = DEFINITIONS.get(name, tuple(kind for kind in kinds if _DEFINING_KIND.fullmatch(kind)))
+    patterns = [row if row.startswith("(") else f"({row}) @definition" for row in rows]
+    patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
+    patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
+    return _Grammar(language, Query(language, "\n".join(patterns)), OPEN.get(name, frozenset()))
+
+
+def _kinds(language: Language) -> list[str]:
+    """The names of a grammar's nodes."""
+    return sorted(
         {
             kind
             for number in range(language.node_kind_count)
@@ -150,11 +182,16 @@ def _grammar(name: str) -> _Grammar | None:
             and (kind := language.node_kind_for_id(number))
         }
     )
-    rows = DEFINITIONS.get(name, tuple(kind for kind in kinds if _DEFINING_KIND.fullmatch(kind)))
-    patterns = [row if row.startswith("(") else f"({row}) @definition" for row in rows]
-    patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
-    patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
-    return _Grammar(language, Query(language, "\n".join(patterns)), OPEN.get(name, frozenset()))
+
+
+def _parsed(text: str, data: bytes, language: str | None) -> tuple[_Grammar, Node] | None:
+    """The grammar of a language and the root of the tree of `text`, encoded as `data`; None where there is no
+    grammar, too many marks or too little time."""
+    grammar = _grammar(language) if language else None
+    if grammar is None or any(len(run) > MAX_MARKS for run in _MARKS.findall(text)):
+        return None
+    tree = _parse(grammar.language, data)
+    return (grammar, tree.root_node) if tree else None
 
 
 def _parse(language: Language, data: bytes) -> Tree | None:
