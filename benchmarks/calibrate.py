@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.corpus import CALIBRATION, documents, package, report
+from benchmarks.corpus import CALIBRATION, report
 from codemem.memory.bank import Bank
 from codemem.models.adapter import uniform_adapter
 from codemem.models.encode import Text, encode
@@ -25,6 +25,7 @@ from codemem.models.memorizing import MemorizingModel
 from codemem.syntax import outline
 from codemem.training.gates import Piece, calibrate, loss, pieces, trained_adapter
 from indexer.documents import Document
+from indexer.packages import documents, package
 
 MEMORY_BYTES = 180_000
 TRAINING_FILES, MEASURED_FILES = 14, 8
@@ -32,7 +33,7 @@ TRAINING_FILES, MEASURED_FILES = 14, 8
 
 def split(requirement: str, seed: int) -> tuple[list[Document], list[Document], list[Document]]:
     """A package's files: for memory, for training, for measuring."""
-    files = [document for document in documents(package(requirement)) if 1024 <= document.size <= 65_536]
+    files = [document for document in documents(package(requirement), (".py",)) if 1024 <= document.size <= 65_536]
     random.Random(seed).shuffle(files)
     memory, size = [], 0
     while size < MEMORY_BYTES:

@@ -1,5 +1,4 @@
-"""Code to measure on: packages that the models cannot have seen, fetched once, and files of them held out by a seeded
-shuffle."""
+"""Code to measure on: packages that the models cannot have seen, and files of them held out by a seeded shuffle."""
 
 from __future__ import annotations
 
@@ -10,49 +9,24 @@ import random
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from codemem.memory.store import Store
-from codemem.models.cache import cache_dir
 from codemem.models.pretrained import Pretrained
-from indexer.documents import Document, read_document
+from indexer.documents import Document
+from indexer.packages import documents, package
 from indexer.pipeline import Progress, index
-from indexer.walk import walk
 
 REPORTED = "mcp==2.3.0"
 CALIBRATION = ("smolagents==1.26.0", "browser-use==0.13.14")
-
-
-def package(requirement: str) -> Path:
-    """The unpacked wheel of a package, downloaded once into the cache; its code is never installed or run."""
-    folder = cache_dir() / "benchmarks" / requirement.replace("==", "-")
-    if not folder.is_dir():
-        download = folder.with_suffix(".download")
-        shutil.rmtree(download, ignore_errors=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(download), requirement]
-        subprocess.run(pip, check=True)
-        with zipfile.ZipFile(next(download.glob("*.whl"))) as wheel:
-            wheel.extractall(download / "code")
-        for metadata in (download / "code").glob("*.dist-info"):
-            shutil.rmtree(metadata)
-        (download / "code").rename(folder)
-        shutil.rmtree(download)
-    return folder
-
-
-def documents(root: Path) -> list[Document]:
-    """The Python files below root that would be memorised, by path."""
-    read = (read_document(file) for file in walk(root).files if file.path.endswith(".py"))
-    return [document for document in read if isinstance(document, Document)]
 
 
 def held_out(requirement: str, count: int = 20, seed: int = 0, least: int = 1024) -> tuple[Path, list[Document]]:
     """A copy of a package without `count` files, chosen by a seeded shuffle among those of at least `least` bytes, and
     these."""
     source = package(requirement)
-    candidates = [document for document in documents(source) if document.size >= least]
+    candidates = [document for document in documents(source, (".py",)) if document.size >= least]
     chosen = random.Random(seed).sample(candidates, count)
     root = source.with_name(f"{source.name}-without-{count}-seed-{seed}")
     if not root.is_dir():
@@ -82,7 +56,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", help="as for codemem; the embedded model by default")
     parser.add_argument("--package", default=REPORTED, help="a requirement with its version")
     parser.add_argument(
-        "--plot", type=Path, help="draw the result into this .png or .svg file (needs the extra `plot`)"
+        "--plot", type=Path, help="draw the result into this .png or .svg file (needs the extra `eval`)"
     )
     return parser
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import torch
 
-from benchmarks.corpus import arguments, bars, package, report
+from benchmarks.corpus import arguments, bars, report
 from codemem.memory.store import FOLDER, Store
 from codemem.models.encode import Text, Window, plan
 from codemem.models.interface import StopForwardError, handlers
@@ -24,6 +24,7 @@ from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
 from codemem.syntax import outline
 from indexer.documents import Document, read_document
+from indexer.packages import package
 from indexer.pipeline import Progress, groups_of, index
 from indexer.walk import walk
 
