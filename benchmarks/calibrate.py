@@ -46,8 +46,7 @@ def split(requirement: str, seed: int) -> tuple[list[Document], list[Document], 
 def measured(model: MemorizingModel, cut: list[Piece], *, enabled: bool) -> float:
     values = []
     for piece in cut:
-        with model.reads(enabled=enabled, last=piece.scored + 1) as reading:
-            reading.trace = None
+        with model.reads(attention=enabled, tokens=False, last=piece.scored + 1):
             values.append(float(loss(model, piece)))
     return sum(values) / len(values)
 

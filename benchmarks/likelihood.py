@@ -48,8 +48,7 @@ def nats(model: MemorizingModel, texts: list[tuple[str, str]], *, enabled: bool)
     for path, text in texts:
         total, tokens = 0.0, 0
         for piece in pieces(model, path, text):
-            with model.reads(enabled=enabled, last=piece.scored + 1) as reading:
-                reading.trace = None
+            with model.reads(attention=enabled, tokens=False, last=piece.scored + 1):
                 total += float(loss(model, piece)) * piece.scored
             tokens += piece.scored
         result.append((total, tokens))

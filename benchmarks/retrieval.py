@@ -44,8 +44,7 @@ def seconds_per_token(
 ) -> tuple[list[float], float]:
     """The time of each of so many greedy steps after a prompt [1, T], and that of the prompt itself."""
     cache = DynamicCache(config=model.base.config)
-    with model.reads(enabled=enabled) as reading:
-        reading.trace = None
+    with model.reads(attention=enabled, tokens=enabled):
         ids, times = prompt, []
         for _ in range(tokens + 1):
             start = time.perf_counter()

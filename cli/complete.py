@@ -29,6 +29,13 @@ def complete(
         typer.Option(help="A catalog name, hub id, local directory or .gguf file.", show_default="that of the memory"),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Read the repository's memory.")] = True,
+    attention: Annotated[bool, typer.Option("--attention/--no-attention", help="Memory inside attention.")] = True,
+    tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Memory of what came next elsewhere.")] = True,
+    recall: Annotated[bool, typer.Option("--recall/--no-recall", help="Snippets of memory in the prompt.")] = True,
+    deadline: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Milliseconds to the first token; snippets that would take longer are left out."),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="List the lines of memory that weighed most.")] = False,
     max_tokens: Annotated[
         Optional[int],  # noqa: UP045
@@ -57,7 +64,19 @@ def complete(
     if root is None and memory:
         raise CodememError(f"no folder above {file} has a memory", f"codemem index {file.parent}, or add --no-memory")
     path = file.relative_to(root or file.parent).as_posix()
-    request = Request(path, text, offset, context=context, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    request = Request(
+        path,
+        text,
+        offset,
+        context=context,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        attention=attention,
+        tokens=tokens,
+        recall=recall,
+        deadline=deadline,
+    )
     with stderr.status("loading"):
         if root is None:
             pretrained = load_memorizing(model)
@@ -66,7 +85,7 @@ def complete(
                 pretrained = load_memorizing(model or store.get("model"))
                 if memory:
                     store.check(pretrained.fingerprint)
-                    pretrained.model.bank = open_bank(store, pretrained.model.shapes, pretrained.model.base.dtype)
+                    pretrained.model.bank = open_bank(store, pretrained.model.new_bank())
                     remembered = {record.path: record.content_hash for record in store.documents()}
                     request = replace(request, changed=remembered.get(path) not in (None, hash_of(raw)))
     load = time.perf_counter() - begin
@@ -131,6 +150,14 @@ def _explain(completion: Completion) -> None:
             "\nmemory was not read" if completion.memory is None else "\nmemory holds nothing that may be read here"
         )
         return
-    typer.echo(f"\nmemory had {completion.memory.share:.1%} of the attention of its layers; most of it went to")
+    use = completion.memory
+    typer.echo(
+        f"\nmemory had {use.share:.1%} of the attention of its layers and {use.token_share:.1%} of the next token's "
+        "distribution; most of both came from"
+    )
     for source in completion.provenance[:_EXPLAINED_LINES]:
         typer.echo(f"{source.weight:6.1%}  {source}")
+    if use.snippets:
+        typer.echo("and these snippets stood in the prompt")
+    for snippet in reversed(use.snippets):
+        typer.echo(f"{snippet.weight:6.1%}  {snippet}")

@@ -84,7 +84,7 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
         refused = {file.path: (file.size, file.mtime_ns) for file in waiting if file.path in skipped}
         store.set_skipped(skipped, refused)
         report(Progress(done, total, tokens, "building the index"))
-        bank = open_bank(store, model.shapes, model.base.dtype)
+        bank = open_bank(store, model.new_bank())
         save_snapshot(store, bank)
     seconds = time.perf_counter() - start
     return Summary(

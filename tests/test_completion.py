@@ -21,7 +21,6 @@ from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
 from codemem.completion.vocabulary import Vocabulary
-from codemem.memory.bank import Bank
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 
@@ -175,7 +174,7 @@ def test_generated_text_continues_the_text_before_the_cursor(engine, prefix):
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
     new, steps = [], decode(engine.model, engine.vocabulary, prompt)
     for _ in range(12):
-        new.append(next(steps))
+        new.append(next(steps).text)
     header = len(header_tokens(TOKENIZER, asked.path))
     shown = b"".join(VOCABULARY.tokens[number] for number in prompt.ids[header:])
     assert shown + prompt.healed == prefix.encode()
@@ -198,7 +197,7 @@ def test_healing_lets_the_model_take_a_longer_token(engine):
     engine.model.base.register_forward_hook(force)
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
     steps = decode(engine.model, engine.vocabulary, prompt)
-    assert [next(steps) for _ in range(3)] == [b"f", b" ", b"f"]
+    assert [next(steps).text for _ in range(3)] == [b"f", b" ", b"f"]
 
 
 # Where a completion ends: `|` is the cursor.
@@ -293,7 +292,7 @@ def test_end_of_block(indent, text):
 
 def generated(engine: Engine, asked: Request, count: int = 20, **how) -> bytes:
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
-    return b"".join(islice(decode(engine.model, engine.vocabulary, prompt, **how), count))
+    return b"".join(step.text for step in islice(decode(engine.model, engine.vocabulary, prompt, **how), count))
 
 
 def test_greedy_decoding_is_the_argmax_and_the_same_every_time(engine):
@@ -431,7 +430,7 @@ def test_what_it_may_not_read_changes_no_completion(engine):
 
 
 def test_a_bank_from_elsewhere_is_read(engine):
-    bank = Bank(engine.model.shapes)
+    bank = engine.model.new_bank()
     engine.model.remember(SOURCE, "src/shapes.py")
     bank.add("lib/shapes.py", engine.model.bank.entries("src/shapes.py"))
     engine.model.bank = bank

@@ -64,7 +64,7 @@ class Repository:
     def held(self) -> dict[str, int]:
         """What a process that comes later finds: document -> entries."""
         with Store(self.root) as store:
-            bank = open_bank(store, self.model.shapes, torch.float32)
+            bank = open_bank(store, self.model.new_bank())
             assert {record.path: record.entries for record in store.documents()} == {
                 path: len(bank.entries(path)) for path in bank.documents
             }

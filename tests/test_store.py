@@ -89,14 +89,15 @@ def test_a_second_process_answers_from_what_the_first_wrote(store, tmp_path):
     code = f"""
 import torch
 from pathlib import Path
+from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
 with Store(Path({str(tmp_path)!r})) as store:
-    bank = open_bank(store, {{1: (2, 4)}}, torch.float32)
+    bank = open_bank(store, Bank({{1: (2, 4)}}))
 best = bank.search(1, torch.tensor({query}).view(2, 1, 4), 30)
 print(len(bank), bank.documents, *[bank.place(int(row)) for row in best[:, 0, 0]], sep="|")
 """
-    first = open_bank(store, SHAPES, torch.float32)
+    first = open_bank(store, Bank(SHAPES))
     rows = first.search(1, torch.tensor(query).view(2, 1, 4), 30)[:, 0, 0].tolist()
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert answer == "|".join(["30", "('a.py',)", *(str(first.place(row)) for row in rows)]) + "\n"
@@ -106,7 +107,7 @@ def test_only_the_user_can_read_it(store, tmp_path):
     old = os.umask(0o022)
     try:
         put(store, "a.py", entries_of(EXACT_ENTRIES + 1, 3))
-        save_snapshot(store, open_bank(store, SHAPES, torch.float32))
+        save_snapshot(store, open_bank(store, Bank(SHAPES)))
     finally:
         os.umask(old)
     found = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
@@ -135,7 +136,7 @@ def test_git_and_backups_leave_it_alone(store, tmp_path):
         ({"layers": (1, 2)}, r"layers \(1,\), not \(1, 2\)"),
         ({"dtype": "bfloat16"}, "dtype float32, not bfloat16"),
         ({"window": 512}, "window 1024, not 512"),
-        ({"format": 2}, "format 1, not 2"),
+        ({"format": 3}, "format 2, not 3"),
     ],
 )
 def test_entries_of_another_fingerprint_are_refused(store, changed, words):
@@ -162,7 +163,7 @@ def test_a_store_that_was_never_filled_says_what_to_type(tmp_path):
 
 def test_replacing_forgets_everything_of_the_model_before(store):
     put(store, "a.py", entries_of(EXACT_ENTRIES + 1, 3))
-    save_snapshot(store, open_bank(store, SHAPES, torch.float32))
+    save_snapshot(store, open_bank(store, Bank(SHAPES)))
     other = replace(FINGERPRINT, model="wide", weights="c" * 64)
     store.bind(other, replace=True)
     assert store.fingerprint == other
@@ -172,7 +173,7 @@ def test_replacing_forgets_everything_of_the_model_before(store):
     count = 4 * EXACT_ENTRIES
     numbers = torch.zeros(count, dtype=torch.int32)
     put(store, "b.py", Entries(numbers, numbers + 1, numbers + 1, {1: torch.randn(count, 2, 2, 6)}))
-    bank = open_bank(store, wide, torch.float32)
+    bank = open_bank(store, Bank(wide))
     assert bank.indexes == {}
     assert (bank.search(1, torch.randn(2, 1, 6), 3) >= 0).all()
 
@@ -336,14 +337,14 @@ def large(store):
     """Five documents, too many entries for exact search, and their snapshot."""
     for number in range(5):
         put(store, f"{number}.py", entries_of(LARGE, number))
-    save_snapshot(store, open_bank(store, SHAPES, torch.float32))
+    save_snapshot(store, open_bank(store, Bank(SHAPES)))
     return store
 
 
 def test_a_bank_from_a_snapshot_is_the_bank_that_was_saved(large):
-    bank = open_bank(large, SHAPES, torch.float32)
+    bank = open_bank(large, Bank(SHAPES))
     assert isinstance(bank.indexes[1], IVFIndex) and len(bank.indexes[1]) == 5 * LARGE, "nothing is built again"
-    fresh = open_bank(large, SHAPES, torch.float32, index="ivf")
+    fresh = open_bank(large, Bank(SHAPES, index="ivf"))
     queries = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
     found, expected = bank.search(1, queries, 10), fresh.search(1, queries, 10)
     assert [bank.place(r) for r in found.flatten().tolist()] == [fresh.place(r) for r in expected.flatten().tolist()]
@@ -353,7 +354,7 @@ def test_documents_may_go_change_and_come_between_snapshot_and_bank(large):
     large.set_documents([], ["1.py"])
     put(large, "3.py", entries_of(LARGE, 33), "another content")
     put(large, "new.py", entries_of(LARGE, 77))
-    bank = open_bank(large, SHAPES, torch.float32)
+    bank = open_bank(large, Bank(SHAPES))
     assert len(bank.indexes[1]) == 5 * LARGE, "the snapshot still serves"
     assert sorted(bank.documents) == ["0.py", "2.py", "3.py", "4.py", "new.py"]
     assert len(bank) == 5 * LARGE
@@ -367,7 +368,7 @@ def test_documents_may_go_change_and_come_between_snapshot_and_bank(large):
 
     # And once more, from the snapshot of this bank.
     save_snapshot(large, bank)
-    again = open_bank(large, SHAPES, torch.float32)
+    again = open_bank(large, Bank(SHAPES))
     assert sorted(again.documents) == sorted(bank.documents) and len(again) == len(bank)
     seen = {again.place(row).path for row in again.search(1, queries, 500).flatten().tolist() if row >= 0}
     assert seen == set(bank.documents)
@@ -376,7 +377,7 @@ def test_documents_may_go_change_and_come_between_snapshot_and_bank(large):
 
 def test_a_snapshot_of_mostly_dead_documents_is_not_used(large):
     large.set_documents([], ["1.py", "2.py", "3.py"])
-    bank = open_bank(large, SHAPES, torch.float32)
+    bank = open_bank(large, Bank(SHAPES))
     assert bank.indexes == {}
     assert bank.documents == ("0.py", "4.py")
 
@@ -391,23 +392,23 @@ def test_a_damaged_snapshot_is_ignored(large, name, damage):
     else:
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2] if damage == "half" else damage.encode())
-    bank = open_bank(large, SHAPES, torch.float32)
+    bank = open_bank(large, Bank(SHAPES))
     assert bank.indexes == {}
     assert len(bank) == 5 * LARGE
 
 
 def test_a_bank_that_became_small_keeps_no_snapshot(large):
     large.set_documents([], ["1.py", "2.py", "3.py", "4.py"])
-    save_snapshot(large, open_bank(large, SHAPES, torch.float32))
+    save_snapshot(large, open_bank(large, Bank(SHAPES)))
     assert snapshot_folders(large) == []
-    assert open_bank(large, SHAPES, torch.float32).documents == ("0.py",)
+    assert open_bank(large, Bank(SHAPES)).documents == ("0.py",)
 
 
 def test_a_missing_blob_is_named_when_the_bank_is_opened(store):
     record = put(store, "a.py", entries_of(3, 1))
     store.blob_path(record.blob).unlink()
     with pytest.raises(CodememError, match=record.blob):
-        open_bank(store, SHAPES, torch.float32)
+        open_bank(store, Bank(SHAPES))
 
 
 def test_a_manifest_of_another_version_is_refused_and_can_be_replaced(store):

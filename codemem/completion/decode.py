@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,19 @@ from codemem.models.memorizing import MemorizingModel
 
 @dataclass
 class Clock:
-    """Seconds spent so far in the forward pass over the prompt, and in those of generated tokens."""
+    """Seconds spent so far in choosing snippets, in the forward pass over the prompt, and in those of generated
+    tokens."""
 
+    recall: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+
+
+class Step(NamedTuple):
+    """token: the id generated; text: its bytes, those of the healed text left out."""
+
+    token: int
+    text: bytes
 
 
 @torch.inference_mode()
@@ -32,8 +42,8 @@ def decode(
     temperature: float = 0.0,
     seed: int = 0,
     clock: Clock | None = None,
-) -> Generator[bytes]:
-    """Generate without end, except at a special token. Yields each token's bytes, those of the healed text left out.
+) -> Generator[Step]:
+    """Generate without end, except at a special token.
 
     temperature 0 takes the most likely token, else tokens are drawn with the seed given. While the healed text is not
     spelled again, only tokens that can spell it are taken.
@@ -63,7 +73,7 @@ def decode(
             return
         text = vocabulary.tokens[token]
         new, healed = text[len(healed) :], healed[len(text) :]
-        yield new
+        yield Step(token, new)
         ids = [token]
 
 

@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-from codemem.completion.decode import Clock, decode
-from codemem.completion.prompt import build_prompt
+from codemem.completion.decode import Clock, Step, decode
+from codemem.completion.prompt import Prompt, build_prompt, with_snippets
+from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
+from codemem.completion.snippets import Snippet, choose
 from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
@@ -33,9 +35,13 @@ class Engine:
         unit = unit_at(request.text, request.offset)
         indent = header_indent(request.text, request.offset)
         most = request.max_tokens or MAX_TOKENS[unit]
-        text, tokens, reason = "", 0, "end of text"
+        text, reason, bank = "", "end of text", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
-        with self.model.bank.hiding(request.path, hidden_from), self.model.reads(enabled=memory) as reading:
+        ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
+        with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
+            snippets: list[Snippet] = []
+            if memory and request.recall and len(bank):
+                snippets, prompt = self._recalled(request, prompt, clock, begin)
             steps = decode(
                 self.model,
                 self.vocabulary,
@@ -44,38 +50,56 @@ class Engine:
                 seed=request.seed,
                 clock=clock,
             )
+            chosen: list[int] = []
             with closing(steps):
-                for tokens, text in enumerate(_texts(steps), start=1):
+                for text in _texts(steps, chosen):
                     end = end_of_line(text) if unit == "line" else end_of_block(text, indent)
                     if end is not None:
                         text, reason = text[:end], unit
                         break
-                    if tokens == most:
+                    if len(chosen) == most:
                         reason = "length"
                         break
             text = text.rstrip()
-            trace, bank = reading.trace or [], self.model.bank
-            use = MemoryUse(len(bank.documents), len(bank), memory_share(trace)) if memory else None
+            trace, token_trace = reading.trace or [], reading.token_trace or []
+            use = MemoryUse(
+                len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(snippets)
+            )
             return Completion(
                 text=text,
                 model=self.name,
-                memory=use,
+                memory=use if memory else None,
                 reason=reason if text else "empty",
-                tokens=tokens,
+                tokens=len(chosen),
                 ms={
                     "load": 0.0,
+                    "recall": clock.recall * 1000,
                     "prefill": clock.prefill * 1000,
                     "decode": clock.decode * 1000,
                     "retrieval": reading.seconds * 1000,
                     "total": (time.perf_counter() - begin) * 1000,
                 },
-                provenance=sources(bank, trace),
+                provenance=sources(bank, trace, token_trace, chosen),
             )
 
+    def _recalled(self, request: Request, prompt: Prompt, clock: Clock, begin: float) -> tuple[list[Snippet], Prompt]:
+        """Snippets for the prompt, best last, and the prompt with them; none where it would take longer to read than
+        the request allows, as far as the shorter prompt's time tells."""
+        tokenizer, start = self.model.tokenizer, time.perf_counter()
+        snippets, ids = choose(tokenizer, recall(self.model, prompt.ids), request.path, request.snippets)
+        now = time.perf_counter()
+        clock.recall = now - start
+        needed = now - begin + clock.recall * (len(ids) + len(prompt.ids)) / len(prompt.ids)
+        if request.deadline is not None and needed * 1000 > request.deadline:
+            return [], prompt
+        return snippets, with_snippets(prompt, ids, tokenizer)
 
-def _texts(steps: Iterator[bytes]) -> Iterator[str]:
-    """The text so far after each step; a character whose bytes are not all there yet is left out."""
+
+def _texts(steps: Iterator[Step], chosen: list[int]) -> Iterator[str]:
+    """The text so far after each step, whose token goes to `chosen`; a character whose bytes are not all there yet is
+    left out."""
     whole = b""
-    for new in steps:
+    for token, new in steps:
+        chosen.append(token)
         whole += new
         yield whole.decode("utf-8", errors="ignore")

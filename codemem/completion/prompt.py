@@ -3,7 +3,7 @@ healed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,6 +43,13 @@ def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabular
         ids = ids[-room:]
     healed = vocabulary.tokens[ids.pop()] if ids else b""
     return Prompt(header + ids, healed, before.count("\n", 0, start) + 1)
+
+
+def with_snippets(prompt: Prompt, snippets: list[int], tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """The prompt with the tokens of snippets before its document's path, after what the tokenizer starts a text
+    with."""
+    start = len(tokenizer("").input_ids)
+    return replace(prompt, ids=prompt.ids[:start] + snippets + prompt.ids[start:])
 
 
 def _line_start(text: str, offset: int) -> int:

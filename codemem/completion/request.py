@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from codemem.completion.snippets import Snippet
 from codemem.memory.provenance import Source
 
 
@@ -14,6 +15,10 @@ class Request:
     path: relative to the repository, with slashes; text: the whole document; offset: the cursor, in characters;
     context: prompt tokens at most; max_tokens: generated tokens at most, by default as many as a line or a block may
     have; temperature: 0 is greedy; changed: whether the document differs from what memory holds under its path.
+
+    Of memory's three ways into a completion each can be switched: attention, in the memory layers; tokens, the token
+    memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds in which the first
+    token should come; snippets are left out where they would take longer, None leaves none out.
     """
 
     path: str
@@ -24,16 +29,24 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     changed: bool = False
+    attention: bool = True
+    tokens: bool = True
+    recall: bool = True
+    snippets: int = 1024
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What stood behind a completion: the bank's size, and the share of attention that memory had in the memory
-    layers."""
+    """What stood behind a completion: the bank's size; share: the share of attention that memory had in the memory
+    layers; token_share: the share of the next token's distribution that came from token memory, both means over the
+    generated tokens, 0 to 1; snippets: what of memory stood in the prompt, best last."""
 
     documents: int
     entries: int
     share: float
+    token_share: float
+    snippets: tuple[Snippet, ...] = ()
 
 
 @dataclass(frozen=True)

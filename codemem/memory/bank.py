@@ -1,8 +1,8 @@
 """The bank: the live, searchable entries of one repository.
 
-Three verbs: `add` a document, `drop` a document, `search`; and `place` says where an entry came from. Entries have
-rows, given in the order of adding. A dropped document's rows are hidden from the next search on; compaction frees them
-later.
+Three verbs: `add` a document, `drop` a document, and search, for the memory layers by `search` and for the token memory
+by `nearest`; and `place` says where an entry came from. Entries have rows, given in the order of adding. A dropped
+document's rows are hidden from the next search on; compaction frees them later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries, Place, Shapes
+from codemem.memory.eviction import Policy, Usage, surplus
 from codemem.memory.knn import Hidden, Index, IndexKind, make_index
+from codemem.memory.state_index import StateIndex
 from codemem.syntax import Symbol, enclosing_symbol
 
 # Share of dead rows above which the bank is rebuilt without them.
@@ -33,18 +35,32 @@ class _Extent:
     count: int
     symbols: tuple[Symbol, ...]
 
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.count)
+
 
 class Bank:
-    """Entries of many documents, in memory, with one kNN index per memory layer.
+    """Entries of many documents, in memory, with one kNN index per memory layer and one over the final hidden states.
 
     shapes: memory layer -> (key/value heads, head size); dtype: of keys and values; device: where they are kept and, if
-    it is a GPU, searched; index: "auto" chooses by size.
+    it is a GPU, searched; index: "auto" chooses by size; state_size: numbers in a final hidden state, 0 for a bank
+    without token memory; capacity: live entries at most, None for no cap; eviction: which go when there are more.
     """
 
     def __init__(
-        self, shapes: Shapes, dtype: torch.dtype = torch.float32, device: str = "cpu", index: IndexKind = "auto"
+        self,
+        shapes: Shapes,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        index: IndexKind = "auto",
+        *,
+        state_size: int = 0,
+        capacity: int | None = None,
+        eviction: Policy = "importance",
     ) -> None:
         self.shapes, self.dtype, self.device, self._kind = shapes, dtype, torch.device(device), index
+        self.state_size, self.capacity, self.eviction = state_size, capacity, eviction
         self._veils: list[tuple[str, int]] = []
         self._clear()
 
@@ -58,11 +74,14 @@ class Bank:
         self._lines = torch.zeros(0, dtype=torch.int32)
         self._columns = torch.zeros(0, dtype=torch.int32)
         self._tokens = torch.zeros(0, dtype=torch.int32)
+        self._following = torch.zeros(0, dtype=torch.int32)
         self._layers = {
             layer: torch.empty(0, kv, 2, d, dtype=self.dtype, device=self.device)
             for layer, (kv, d) in self.shapes.items()
         }
         self.indexes: dict[int, Index] = {}
+        self.states = StateIndex(self.state_size, self.device, self._kind) if self.state_size else None
+        self.usage = Usage()
         self._hidden: Hidden | None = None
 
     def __len__(self) -> int:
@@ -74,36 +93,61 @@ class Bank:
         return tuple(self._documents)
 
     @property
+    def inverted(self) -> bool:
+        """Whether a large bank like this is searched by inverted files, which are worth keeping on disk."""
+        return self._kind == "auto" and self.device.type == "cpu"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the live and dead entries held, without the indexes."""
         per_row = sum(kv * 2 * d * self.dtype.itemsize for kv, d in self.shapes.values())
-        return self._rows * (per_row + 13)
+        return self._rows * (per_row + 17 + (self.state_size + 4 if self.state_size else 0))
 
     def reserve(self, rows: int) -> None:
         """Make room for so many rows in all, so that adding them copies nothing twice."""
-        for name in ("_live", "_lines", "_columns", "_tokens"):
+        for name in ("_live", "_lines", "_columns", "_tokens", "_following"):
             setattr(self, name, _grown(getattr(self, name), self._rows, rows))
         self._layers = {layer: _grown(entries, self._rows, rows) for layer, entries in self._layers.items()}
+        self.usage.grow(rows)
+        if self.states is not None:
+            self.states.reserve(self._rows, rows)
 
     def add(self, path: str, entries: Entries) -> None:
-        """Add a document, or replace the one at this path.
+        """Add a document, or replace the one at this path. A bank that is full then gives up other entries.
 
-        Raises CodememError where the entries belong to other memory layers or other heads.
+        Raises CodememError where the entries belong to other memory layers or other heads, or have other states.
         """
+        self._check(path, entries)
+        self.drop(path)
+        self._place(path, entries)
+        if self.capacity is not None:
+            self.evict(self.capacity, spared=path)
+
+    def _check(self, path: str, entries: Entries) -> None:
         shapes = {layer: (t.shape[1], t.shape[3]) for layer, t in entries.layers.items()}
         if shapes != self.shapes:
             raise CodememError(
                 f"the entries of {path} have memory layers and heads {shapes}, the bank has {self.shapes}",
                 "codemem index",
             )
-        self.drop(path)
+        size = 0 if entries.states is None else entries.states.codes.shape[1]
+        if self.state_size and size != self.state_size:
+            raise CodememError(
+                f"the entries of {path} have final hidden states of {size} numbers, the bank of {self.state_size}",
+                "codemem index",
+            )
+
+    def _place(self, path: str, entries: Entries) -> None:
         start, end = self._rows, self._rows + len(entries)
         if end > len(self._live):
             self.reserve(max(end, self._rows * 3 // 2))
         self._lines[start:end], self._columns[start:end] = entries.lines, entries.columns
         self._tokens[start:end], self._live[start:end] = entries.tokens, True
+        self._following[start:end] = torch.nn.functional.pad(entries.tokens[1:], (0, 1), value=-1)[: end - start]
         for layer, tensor in entries.layers.items():
             self._layers[layer][start:end] = tensor.to(self.device)
+        if self.states is not None:
+            self.states.put(start, entries.states, len(entries))
         extent = _Extent(path, start, len(entries), entries.symbols)
         self._documents[path] = extent
         self._size += extent.count
@@ -117,6 +161,8 @@ class Bank:
         self._live[self._rows : end] = False
         for entries in self._layers.values():
             entries[self._rows : end] = 0  # an index trained on all rows must not meet what memory held before
+        if self.states is not None:
+            self.states.put(self._rows, None, count)
         self._append(_Extent("", self._rows, count, ()))
 
     def _append(self, extent: _Extent) -> None:
@@ -130,19 +176,55 @@ class Bank:
         extent = self._documents.pop(path, None)
         if extent is None:
             return
-        self._live[extent.start : extent.start + extent.count] = False
-        self._size -= extent.count
+        self._size -= int(self._live[extent.rows].sum())
+        self._live[extent.rows] = False
         self._hidden = None
-        if self._rows - len(self) > COMPACT_ABOVE * self._rows:
+        dead = self._rows - sum(kept.count for kept in self._documents.values())
+        if dead > COMPACT_ABOVE * self._rows:
             self._compact()
 
     def _compact(self) -> None:
-        kept = [(path, self.entries(path)) for path, _, live in self.order() if live]
-        total = sum(len(entries) for _, entries in kept)
+        kept = [
+            (path, self.entries(path), self._live[self._documents[path].rows].clone(), self._documents[path].rows)
+            for path, _, live in self.order()
+            if live
+        ]
+        usage = self.usage
         self._clear()
-        self.reserve(total)
-        for path, entries in kept:
-            self.add(path, entries)
+        self.reserve(sum(len(entries) for _, entries, _, _ in kept))
+        for path, entries, live, before in kept:
+            self._place(path, entries)
+            rows = self._documents[path].rows
+            self._live[rows] = live
+            self.usage.read_at[rows], self.usage.mass[rows] = usage.read_at[before], usage.mass[before]
+            self._size -= int((~live).sum())
+
+    def evict(self, capacity: int, policy: Policy | None = None, *, spared: str | None = None) -> int:
+        """Hide entries from every later search until at most `capacity` are left, those of the document `spared` last.
+
+        policy: that of the bank if None. Returns how many went. They come back when their document is added again.
+        """
+        surplus_count = self._size - capacity
+        if surplus_count <= 0:
+            return 0
+        kept = torch.zeros(self._rows, dtype=torch.bool)
+        if spared in self._documents:
+            kept[self._documents[spared].rows] = True
+        going: list[Tensor] = []
+        for candidates in (self._live[: self._rows] & ~kept, self._live[: self._rows] & kept):
+            missing = surplus_count - sum(map(len, going))
+            going.append(surplus(policy or self.eviction, candidates.nonzero().flatten(), self.usage, missing))
+        for rows in going:
+            self._live[rows] = False
+        self._size -= surplus_count
+        self._hidden = None
+        return surplus_count
+
+    def note(self, rows: Tensor, weights: Tensor) -> None:
+        """Remember that rows (-1 for none) were read with these weights, which decides what goes when the bank is
+        full."""
+        if self.capacity is not None:
+            self.usage.note(rows, weights)
 
     def order(self) -> list[tuple[str, int, bool]]:
         """Path and entries of all documents in the order of their rows, and whether they are alive."""
@@ -151,9 +233,10 @@ class Bank:
     def entries(self, path: str) -> Entries:
         """What the bank holds of a document. Raises KeyError where there is none."""
         extent = self._documents[path]
-        rows = slice(extent.start, extent.start + extent.count)
+        rows = extent.rows
         layers = {layer: tensor[rows] for layer, tensor in self._layers.items()}
-        return Entries(self._tokens[rows], self._lines[rows], self._columns[rows], layers, extent.symbols)
+        states = None if self.states is None else self.states.states(rows)
+        return Entries(self._tokens[rows], self._lines[rows], self._columns[rows], layers, extent.symbols, states)
 
     @contextmanager
     def hiding(self, path: str, from_line: int = 1) -> Iterator[None]:
@@ -171,8 +254,7 @@ class Bank:
         mask = ~self._live[: self._rows]
         for path, from_line in self._veils:
             if extent := self._documents.get(path):
-                rows = slice(extent.start, extent.start + extent.count)
-                mask[rows] |= self._lines[rows] >= from_line
+                mask[extent.rows] |= self._lines[extent.rows] >= from_line
         return Hidden(mask)
 
     def search(self, layer: int, queries: Tensor, k: int) -> Tensor:
@@ -181,14 +263,50 @@ class Bank:
         queries: [kv_heads, m, d], before the rotary embedding and turned to the memory angle. Returns [kv_heads, m, k]
         int64 on the device of the queries.
         """
+        return self._index(layer).search(queries.to(self.device), k, self._now_hidden()).to(queries.device)
+
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k entries whose final hidden states are most similar to queries [m, state_size], best first.
+
+        Returns rows [m, k] int64, -1 where there are fewer, and similarities [m, k] float32: cosines, -1 to 1, after
+        the bank's mean is taken off. The bank must have token memory.
+        """
+        assert self.states is not None, "this bank has no token memory"
+        return self.states.search(queries, min(k, max(1, self._rows)), self._rows, self._now_hidden())
+
+    def following(self, rows: Tensor) -> Tensor:
+        """The token after each row's, int64 of the same shape; -1 at a document's end, where it is hidden, and for row
+        -1."""
+        at = rows.clamp(min=0).cpu()
+        tokens = self._following[at].long()
+        for path, from_line in self._veils:
+            if extent := self._documents.get(path):
+                inside = (at >= extent.start) & (at < extent.start + extent.count - 1)
+                lines = self._lines[torch.where(inside, at + 1, at)]
+                tokens[inside & (lines >= from_line)] = -1
+        return tokens.to(rows.device).masked_fill(rows < 0, -1)
+
+    def tokens(self, path: str, first: int, last: int) -> Tensor:
+        """The token ids of a document's lines from `first` to `last` (1-based, inclusive), [n] int32."""
+        rows = self._documents[path].rows
+        lines = self._lines[rows]
+        return self._tokens[rows][(lines >= first) & (lines <= last)]
+
+    def last_line(self, path: str) -> int:
+        """The last line of a document that has an entry."""
+        return int(self._lines[self._documents[path].rows].max())
+
+    def _now_hidden(self) -> Hidden:
         if self._hidden is None:
             self._hidden = self._hide()
-        return self._index(layer).search(queries.to(self.device), k, self._hidden).to(queries.device)
+        return self._hidden
 
     def build(self) -> None:
         """Bring all indexes up to date now, rather than at the first search."""
         for layer in self.shapes:
             self._index(layer)
+        if self.states is not None:
+            self.states.build(self._rows)
 
     def _index(self, layer: int) -> Index:
         index = self.indexes.get(layer)

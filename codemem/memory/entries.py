@@ -1,5 +1,5 @@
-"""What memory keeps of one document: for every token where it stands, and per memory layer a key and a value per
-head."""
+"""What memory keeps of one document: for every token where it stands, per memory layer a key and a value per head, and
+the final hidden state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from codemem.memory.states import States
 from codemem.syntax import Symbol
 
 # Memory layer -> (key/value heads, head size).
@@ -19,7 +20,8 @@ class Entries:
 
     tokens: [n] int32 token ids; lines, columns: [n] int32, 1-based, columns in characters, of each token's first
     visible character; layers: memory layer -> [n, kv_heads, 2, d], keys before the rotary embedding at index 0 of the
-    third axis and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance.
+    third axis and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance;
+    states: the final hidden states, for the token memory, or None where it is not kept.
     """
 
     tokens: Tensor
@@ -27,6 +29,7 @@ class Entries:
     columns: Tensor
     layers: dict[int, Tensor]
     symbols: tuple[Symbol, ...] = ()
+    states: States | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

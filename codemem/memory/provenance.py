@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from codemem.memory.bank import Bank
 
+Trace = Sequence[tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class Source:
-    """A line that memory was read from. line: 1-based; weight: its share of all attention that went to memory, 0 to
-    1."""
+    """A line that memory was read from. line: 1-based; weight: its share of all that memory gave, 0 to 1."""
 
     path: str
     line: int
@@ -26,23 +27,32 @@ class Source:
         return f"{self.path}:{self.line}" + (f" in {self.symbol}" if self.symbol else "")
 
 
-def sources(bank: Bank, trace: Iterable[tuple[Tensor, Tensor]]) -> list[Source]:
+def sources(bank: Bank, attention: Trace, tokens: Trace = (), chosen: Sequence[int] = ()) -> list[Source]:
     """The lines read, heaviest first.
 
-    trace: pairs of bank rows [heads, k] int64, -1 for none, and their attention weights [heads, k]. Weights are summed
-    over memory layers, heads and positions.
+    attention: of every memory layer at every position the bank rows [heads, k] int64, -1 for none, and their attention
+    weights [heads, k]; tokens: of the token memory at every position rows [1, k] and their shares of the distribution
+    [1, k]; chosen: the token ids that were generated there. A layer's heads count as one, and so does the token memory:
+    each gives at most 1 at a position. An entry of token memory counts where it proposed the token that was chosen, and
+    stands for the line of that token.
     """
-    pairs = list(trace)
-    if not pairs:
+    rows, weights = [], []
+    layers = len(attention) / max(1, len(chosen) or len(tokens) or len(attention))
+    for found, share in attention:
+        rows.append(found.flatten().cpu())
+        weights.append(share.flatten().double().cpu() / (len(share) * max(1.0, layers)))
+    for (found, share), token in zip(tokens, chosen, strict=False):
+        agreeing = bank.following(found).flatten() == token
+        rows.append(found.flatten()[agreeing].cpu() + 1)
+        weights.append(share.flatten()[agreeing].double().cpu())
+    if not rows:
         return []
-    rows = torch.cat([r.flatten() for r, _ in pairs]).cpu()
-    weights = torch.cat([w.flatten() for _, w in pairs]).double().cpu()
-    rows, inverse = torch.unique(rows, return_inverse=True)
-    mass = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, inverse, weights)
-    mass[rows < 0] = 0
+    entries, inverse = torch.unique(torch.cat(rows), return_inverse=True)
+    mass = torch.zeros(len(entries), dtype=torch.float64).index_add_(0, inverse, torch.cat(weights))
+    mass[entries < 0] = 0
     total = float(mass.sum())
     lines: dict[tuple[str, int, str | None], float] = defaultdict(float)
-    for row, weight in zip(rows.tolist(), mass.tolist(), strict=True):
+    for row, weight in zip(entries.tolist(), mass.tolist(), strict=True):
         if weight > 0:
             place = bank.place(row)
             lines[place.path, place.line, place.symbol] += weight / total
@@ -50,7 +60,8 @@ def sources(bank: Bank, trace: Iterable[tuple[Tensor, Tensor]]) -> list[Source]:
     return [Source(path, line, symbol, weight) for (path, line, symbol), weight in ranked]
 
 
-def memory_share(trace: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The mean share of attention that went to memory, 0 to 1, over memory layers, heads and positions."""
+def memory_share(trace: Trace) -> float:
+    """The mean share of attention, or of the next token's distribution, that came from memory, 0 to 1, over the rows
+    and positions of a trace."""
     shares = [weights.sum(dim=-1).float().mean() for _, weights in trace]
     return float(torch.stack(shares).mean()) if shares else 0.0

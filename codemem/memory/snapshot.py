@@ -12,33 +12,31 @@ import shutil
 import uuid
 from pathlib import Path
 
-import torch
-
 from codemem.memory.bank import COMPACT_ABOVE, Bank
-from codemem.memory.entries import Shapes
-from codemem.memory.knn import IndexKind, IVFIndex
+from codemem.memory.knn import IVFIndex
 from codemem.memory.store import Store
 
 _KEY = "snapshot"
 
 
-def open_bank(store: Store, shapes: Shapes, dtype: torch.dtype, device: str = "cpu", index: IndexKind = "auto") -> Bank:
-    """The bank of the documents that are alive in the store. Raises CodememError for a missing or damaged blob."""
-    bank = Bank(shapes, dtype, device, index)
+def open_bank(store: Store, bank: Bank) -> Bank:
+    """Fill an empty bank with the documents that are alive in the store, and return it. Raises CodememError for a
+    missing or damaged blob."""
     records = {record.path: record for record in store.documents()}
     total = sum(record.entries for record in records.values())
-    order, indexes = _load(store, shapes) if index == "auto" else ([], {})
+    folder, order = _order(store) if bank.inverted else (None, [])
     alive = {path for path, blob, _ in order if path in records and records[path].blob == blob}
     dead = sum(count for path, _, count in order if path not in alive)
     if dead > COMPACT_ABOVE * (dead + total):
-        order, indexes, alive, dead = [], {}, set(), 0
+        folder, order, alive, dead = None, [], set(), 0
     bank.reserve(dead + total)
     for path, blob, count in order:
         if path in alive:
             bank.add(path, store.read(blob))
         else:
             bank.skip(count)
-    bank.indexes.update(indexes)
+    if folder is not None:
+        _load_indexes(folder, bank)
     for path, record in records.items():
         if path not in alive:
             bank.add(path, store.read(record.blob))
@@ -61,6 +59,8 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     for layer, index in bank.indexes.items():
         assert isinstance(index, IVFIndex)
         index.save(folder, f"layer{layer}")
+    if bank.states is not None:
+        bank.states.save(folder)
     (folder / "order.json").write_text(json.dumps(order))
     for file in folder.iterdir():
         file.chmod(0o600)
@@ -68,20 +68,27 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     _forget(store, keep=name)
 
 
-def _load(store: Store, shapes: Shapes) -> tuple[list[tuple[str, str, int]], dict[int, IVFIndex]]:
-    """The snapshot's order of (path, blob, entries), and its indexes by layer; nothing where there is none that can be
-    read."""
+def _order(store: Store) -> tuple[Path | None, list[tuple[str, str, int]]]:
+    """The snapshot's folder, and its order of (path, blob, entries); nothing where there is none that can be read."""
     name = store.get(_KEY)
     if not name:
-        return [], {}
+        return None, []
     folder = store.folder / "index" / name
     try:
-        order = [(path, blob, count) for path, blob, count in json.loads((folder / "order.json").read_text())]
-        return order, {
-            layer: IVFIndex.load(folder, f"layer{layer}", kv_heads) for layer, (kv_heads, _) in shapes.items()
-        }
-    except (OSError, RuntimeError, TypeError, ValueError):
-        return [], {}
+        return folder, [(path, blob, count) for path, blob, count in json.loads((folder / "order.json").read_text())]
+    except (OSError, TypeError, ValueError):
+        return None, []
+
+
+def _load_indexes(folder: Path, bank: Bank) -> None:
+    """Give the bank the snapshot's indexes; none of them where one cannot be read."""
+    try:
+        indexes = {layer: IVFIndex.load(folder, f"layer{layer}", kv) for layer, (kv, _) in bank.shapes.items()}
+        if bank.states is not None:
+            bank.states.load(folder)
+    except (OSError, RuntimeError, ValueError):
+        return
+    bank.indexes.update(indexes)
 
 
 def _forget(store: Store, keep: str | None) -> None:

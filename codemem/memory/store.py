@@ -27,6 +27,7 @@ from codemem.durable import sync
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
+from codemem.memory.states import States
 from codemem.syntax import Symbol
 
 FOLDER = ".codemem"
@@ -252,6 +253,8 @@ class Store:
         """Write a blob, durably and all or nothing. Raises CodememError where the disk is full or not writable."""
         tensors = {"tokens": entries.tokens, "lines": entries.lines, "columns": entries.columns}
         tensors |= {f"layer.{layer}": tensor for layer, tensor in entries.layers.items()}
+        if entries.states is not None:
+            tensors |= {"states": entries.states.codes, "scales": entries.states.scales}
         symbols = json.dumps([(s.name, s.start_line, s.end_line) for s in entries.symbols])
         temporary = self.blobs / f".{blob}.{os.getpid()}"
         try:
@@ -277,8 +280,9 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
                 symbols = tuple(Symbol(*symbol) for symbol in json.loads(file.metadata()["symbols"]))
             layers = {int(name[6:]): tensor for name, tensor in tensors.items() if name.startswith("layer.")}
+            states = States(tensors["states"], tensors["scales"]) if "states" in tensors else None
             return Entries(
-                tensors["tokens"], tensors["lines"], tensors["columns"], dict(sorted(layers.items())), symbols
+                tensors["tokens"], tensors["lines"], tensors["columns"], dict(sorted(layers.items())), symbols, states
             )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise CodememError(

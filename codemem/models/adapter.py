@@ -21,6 +21,7 @@ DEFAULT_DEPTHS = (0.5, 0.55, 0.6, 0.65)
 DEFAULT_BIAS = -2.0
 DEFAULT_ANGLE = 1024
 DEFAULT_K = 32
+_MIXTURE = "mixture."
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Adapter:
 
     layers: the memory layers, ascending; k: neighbours per query head; angle: the constant distance D, in tokens, at
     which memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature: memory layer -> [heads]
-    float32; recipe: how the numbers were found, in words.
+    float32; mixture: the state of the network that weighs token memory (`Mixture`), or none for a constant weight;
+    recipe: how the numbers were found, in words.
     """
 
     layers: tuple[int, ...]
@@ -39,11 +41,13 @@ class Adapter:
     angle: int = DEFAULT_ANGLE
     gate: GateKind = "joint"
     name: str = "default"
+    mixture: dict[str, Tensor] = field(default_factory=dict)
     recipe: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         tensors = {f"layer.{layer}.bias": self.bias[layer].contiguous() for layer in self.layers}
         tensors |= {f"layer.{layer}.temperature": self.temperature[layer].contiguous() for layer in self.layers}
+        tensors |= {f"{_MIXTURE}{name}": tensor.contiguous() for name, tensor in self.mixture.items()}
         shape = {"layers": self.layers, "k": self.k, "angle": self.angle, "gate": self.gate, "name": self.name}
         save_file(tensors, path, metadata={"adapter": json.dumps(shape), "recipe": json.dumps(self.recipe)})
 
@@ -84,6 +88,11 @@ def load_adapter(path: Path) -> Adapter:
                 layers=layers,
                 bias={layer: file.get_tensor(f"layer.{layer}.bias") for layer in layers},
                 temperature={layer: file.get_tensor(f"layer.{layer}.temperature") for layer in layers},
+                mixture={
+                    name.removeprefix(_MIXTURE): file.get_tensor(name)
+                    for name in file.keys()  # noqa: SIM118 - not a dict
+                    if name.startswith(_MIXTURE)
+                },
                 recipe=json.loads(metadata.get("recipe", "{}")),
                 **shape,
             )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -22,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
-from codemem.models.interface import StopForwardError, handlers
+from codemem.memory.states import compress
+from codemem.models.interface import handlers
 from codemem.models.memory_layer import RecordingLayer
 from codemem.models.probe import Site
 from codemem.syntax import Symbol
@@ -121,8 +121,7 @@ def encode(
     window: EncodingWindow = EncodingWindow(),
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Entries]:
-    """The entries of each text at the memory layers `sites`. Memory is not read; layers above the last site are not
-    run.
+    """The entries of each text at the memory layers `sites`. Memory is not read, and no logits are computed.
 
     batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that
     little is padded. Raises CodememError as `tokenize` does.
@@ -135,29 +134,35 @@ def encode(
         }
         for number, item in enumerate(tokens)
     }
+    size = model.config.get_text_config().hidden_size
+    states = {number: torch.empty(len(item.ids), size) for number, item in enumerate(tokens)}
     for batch in _batches(tokens, window, batch_tokens):
-        recorded = _record(model, sites, [piece.ids for piece in batch])
+        recorded, final = _record(model, sites, [piece.ids for piece in batch])
         for row, piece in enumerate(batch):
             new = slice(piece.start, piece.start + len(piece.ids) - piece.context)
+            states[piece.document][new] = final[row, piece.context : len(piece.ids)].cpu().float()
             for layer, tensor in recorded.items():
                 pairs[piece.document][layer][new] = tensor[row, piece.context : len(piece.ids)].cpu()
-    return [_entries(item, pairs[number], text) for number, (item, text) in enumerate(zip(tokens, texts, strict=True))]
+    return [
+        _entries(item, pairs[number], states[number], text)
+        for number, (item, text) in enumerate(zip(tokens, texts, strict=True))
+    ]
 
 
-def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int]]) -> dict[int, Tensor]:
-    """Keys and values of a batch of windows: layer -> [batch, width, kv_heads, 2, d]."""
+def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int]]) -> tuple[dict[int, Tensor], Tensor]:
+    """Keys and values of a batch of windows, layer -> [batch, width, kv_heads, 2, d], and the final hidden states
+    [batch, width, size]."""
     width = max(len(ids) for ids in batch)
     # Padding stands on the right, where causal attention keeps it out of sight, so no mask is needed.
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in batch], device=model.device)
     recorded: dict[int, Tensor] = {}
     modules = {layer: site.module for layer, site in sites.items()}
-    recording = handlers(modules, lambda layer: RecordingLayer(recorded, layer, layer == max(modules)))
-    with recording, suppress(StopForwardError):
-        model(input_ids=padded, use_cache=False)
-    return recorded
+    with handlers(modules, lambda layer: RecordingLayer(recorded, layer)):
+        final: Tensor = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
+    return recorded, final
 
 
-def _entries(item: _Tokens, layers: dict[int, Tensor], text: Text) -> Entries:
+def _entries(item: _Tokens, layers: dict[int, Tensor], states: Tensor, text: Text) -> Entries:
     stored = slice(max(0, SINKS - len(item.header)), None)
     return Entries(
         torch.tensor(item.ids, dtype=torch.int32)[stored],
@@ -165,6 +170,7 @@ def _entries(item: _Tokens, layers: dict[int, Tensor], text: Text) -> Entries:
         torch.from_numpy(item.columns)[stored],
         {layer: tensor[stored] for layer, tensor in layers.items()},
         text.symbols,
+        compress(states[stored]),
     )
 
 

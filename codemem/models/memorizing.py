@@ -11,12 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Shapes
+from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
 from codemem.models.encode import Text, encode
 from codemem.models.interface import attention_modules, remove_handler, set_handler
 from codemem.models.memory_layer import Reading, ReadingLayer
+from codemem.models.mixture import Mixture
 from codemem.models.probe import find_sites
+from codemem.models.token_memory import TokenMemory
 
 
 class MemorizingModel(nn.Module):
@@ -52,12 +55,22 @@ class MemorizingModel(nn.Module):
             for layer in adapter.layers
         }
         self.gate_modules = nn.ModuleList(self.gates.values())
-        self.bank = Bank(self.shapes, base.dtype) if bank is None else bank
+        self.mixture = Mixture().to(base.device)
+        if adapter.mixture:
+            self.mixture.load_state_dict(adapter.mixture)
+        self._bank = self.new_bank() if bank is None else bank
+        self.token_memory = TokenMemory(base, self.mixture, self._bank, self.reading)
+        self.bank = self._bank
 
     @property
     def shapes(self) -> Shapes:
         """Memory layer -> (key/value heads, head size)."""
         return {layer: (site.kv_heads, site.d) for layer, site in self.sites.items()}
+
+    def new_bank(self, index: IndexKind = "auto", *, capacity: int | None = None) -> Bank:
+        """An empty bank for what this model remembers, on the model's device; see `Bank`."""
+        size = self.base.config.get_text_config().hidden_size
+        return Bank(self.shapes, self.base.dtype, str(self.base.device), index, state_size=size, capacity=capacity)
 
     @property
     def bank(self) -> Bank:
@@ -66,7 +79,7 @@ class MemorizingModel(nn.Module):
 
     @bank.setter
     def bank(self, bank: Bank) -> None:
-        self._bank = bank
+        self._bank = self.token_memory.bank = bank
         for layer, site in self.sites.items():
             set_handler(site.module, ReadingLayer(site, self.gates[layer], bank, self.reading))
 
@@ -74,6 +87,7 @@ class MemorizingModel(nn.Module):
         """Take memory away again and return the model as it was."""
         for site in self.sites.values():
             remove_handler(site.module)
+        self.token_memory.remove()
         return self.base
 
     def remember(self, text: str, path: str = "memory") -> int:
@@ -87,7 +101,8 @@ class MemorizingModel(nn.Module):
         self.bank.drop(path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's forward pass; its memory layers read the bank."""
+        """The base model's forward pass; its memory layers read the bank, and where token memory does too, its logits
+        are log-probabilities of the mixture."""
         return self.base(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -96,10 +111,16 @@ class MemorizingModel(nn.Module):
         return ids
 
     @contextmanager
-    def reads(self, *, enabled: bool = True, last: int | None = 64) -> Iterator[Reading]:
-        """Within this context, read memory like this; see `Reading`. Yields it with an empty trace."""
+    def reads(
+        self, *, attention: bool = True, tokens: bool = True, last: int | None = 64, traced: bool = False
+    ) -> Iterator[Reading]:
+        """Within this context, read memory like this; see `Reading`. Yields it; its traces are empty lists if `traced`
+        and else None."""
         before = dict(vars(self.reading))
-        vars(self.reading).update(enabled=enabled, last=last, trace=[], seconds=0.0)
+        now = Reading(self.reading.k, attention=attention, tokens=tokens, last=last)
+        if traced:
+            now.trace, now.token_trace = [], []
+        vars(self.reading).update(vars(now))
         try:
             yield self.reading
         finally:

@@ -11,25 +11,30 @@ from torch import Tensor, nn
 
 from codemem.memory.bank import Bank
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
-from codemem.models.interface import AttentionFunction, StopForwardError
+from codemem.models.interface import AttentionFunction
 from codemem.models.probe import Site
 from codemem.models.rotary import rotate, unrotate
 
 
 @dataclass
 class Reading:
-    """How memory is read, shared by all memory layers of a model.
+    """How memory is read, shared by all memory layers of a model and its token memory.
 
-    enabled: whether it is read at all; last: only so many last positions of a forward pass read, all if None; k:
-    neighbours per query head; trace: if a list, every forward pass appends, for each memory layer, what its last
-    position read, the one that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention
-    weights [batch * heads, k]; seconds: spent in search and gathering.
+    attention, tokens: whether memory layers and token memory read it at all; last: only so many last positions of a
+    forward pass read, all if None; k: neighbours per query head; seconds: spent in search and gathering. Lists, if they
+    are not None, are appended to by every forward pass. trace: for each memory layer, what its last position read, the
+    one that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention weights [batch * heads,
+    k]. token_trace: the same of the token memory: rows [batch, k] and shares of the distribution [batch, k]. states:
+    the final hidden states of the positions whose logits are computed, [batch, T, size].
     """
 
     k: int
-    enabled: bool = True
+    attention: bool = True
+    tokens: bool = True
     last: int | None = 64
     trace: list[tuple[Tensor, Tensor]] | None = None
+    token_trace: list[tuple[Tensor, Tensor]] | None = None
+    states: list[Tensor] | None = None
     seconds: float = 0.0
 
 
@@ -52,7 +57,7 @@ class ReadingLayer:
     ) -> tuple[Tensor, Tensor | None]:
         reading, length = self.reading, query.shape[2]
         rows = length if reading.last is None else min(length, reading.last)
-        if not reading.enabled or not rows or not len(self.bank):
+        if not reading.attention or not rows or not len(self.bank):
             return base(module, query, key, value, mask, **kwargs)
         # Only the last rows read memory; the base implementation is fastest for those before them.
         plain = None if rows == length else base(module, query, key, value, mask, **kwargs)[0]
@@ -69,6 +74,7 @@ class ReadingLayer:
             local_scores(reader, key, mask, scaling, softcap),
             memory_scores(placeless, keys, found >= 0, scaling, softcap),
         )
+        self.bank.note(found, memory_weights)
         if reading.trace is not None:
             k = found.shape[-1]
             reading.trace.append((found[:, :, -1].reshape(-1, k), memory_weights[:, :, -1].detach().reshape(-1, k)))
@@ -98,11 +104,10 @@ class ReadingLayer:
 
 
 class RecordingLayer:
-    """Notes keys before the rotary embedding, and values, of all positions; the last memory layer ends the forward
-    pass."""
+    """Notes keys before the rotary embedding, and values, of all positions."""
 
-    def __init__(self, recorded: dict[int, Tensor], layer: int, last: bool) -> None:
-        self.recorded, self.layer, self.last = recorded, layer, last
+    def __init__(self, recorded: dict[int, Tensor], layer: int) -> None:
+        self.recorded, self.layer = recorded, layer
 
     def __call__(
         self,
@@ -118,6 +123,4 @@ class RecordingLayer:
         cos, sin = (x[:, None] for x in rotary)
         pairs = torch.stack((unrotate(key, cos, sin).to(key.dtype), value), dim=3)  # [batch, kv_heads, T, 2, d]
         self.recorded[self.layer] = pairs.transpose(1, 2)
-        if self.last:
-            raise StopForwardError
         return base(module, query, key, value, mask, **kwargs)

@@ -77,8 +77,7 @@ def calibrate(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        with model.reads(last=scored) as reading:
-            reading.trace = None
+        with model.reads(tokens=False, last=scored):
             value = loss(model, order.choice(full))
             optimizer.zero_grad()
             torch.autograd.backward(value)

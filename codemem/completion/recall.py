@@ -1,0 +1,60 @@
+"""Recall: memory chooses the snippets that stand in the prompt.
+
+The final hidden states of the last positions before the cursor say what the model is about to write. Their nearest
+entries in the token memory vote for the lines they came from. Word overlap, which retrieval for prompts commonly uses,
+is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from codemem.completion.snippets import Snippet
+from codemem.memory.bank import Bank
+from codemem.models.memorizing import MemorizingModel
+
+# Positions that ask, and neighbours of each that vote.
+POSITIONS = 32
+NEIGHBOURS = 16
+# A neighbour's vote is exp(SHARPNESS * (similarity - 1)), times how late the position is, 0 to 1.
+SHARPNESS = 8.0
+WINDOW_LINES = 20
+CANDIDATES = 24
+
+
+@torch.no_grad()
+def recall(model: MemorizingModel, ids: list[int]) -> list[Snippet]:
+    """The snippets of memory that a prompt's tokens call for, best first."""
+    prompt = torch.tensor([ids], device=model.base.device)
+    final = model.base.base_model(input_ids=prompt, use_cache=False).last_hidden_state[0]
+    return called(model, final[-POSITIONS:])
+
+
+def called(model: MemorizingModel, states: Tensor) -> list[Snippet]:
+    """The same from the final hidden states [m, size] of the last positions."""
+    bank = model.bank
+    windows = _votes(bank, states)
+    best = sorted(windows.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
+    total = sum(windows.values())
+    snippets = []
+    for (path, first), weight in best:
+        last = min(first + WINDOW_LINES - 1, bank.last_line(path))
+        text = str(model.tokenizer.decode(bank.tokens(path, first, last)))
+        snippets.append(Snippet(path, first, last, text.strip("\n"), weight / total))
+    return snippets
+
+
+def _votes(bank: Bank, states: Tensor) -> dict[tuple[str, int], float]:
+    """(path, first line) of a window -> the weight of its votes."""
+    rows, similarity = bank.nearest(states, NEIGHBOURS)
+    later = (torch.arange(len(rows), device=rows.device) + 1) / len(rows)
+    weights = torch.exp(SHARPNESS * (similarity - 1)) * later.unsqueeze(-1)
+    windows: dict[tuple[str, int], float] = defaultdict(float)
+    for row, weight in zip(rows.flatten().tolist(), weights.flatten().tolist(), strict=True):
+        if row >= 0:
+            place = bank.place(row)
+            windows[place.path, (place.line - 1) // WINDOW_LINES * WINDOW_LINES + 1] += weight
+    return windows

@@ -1,0 +1,71 @@
+"""Token memory: the memory of the output layer (kNN-LM, Khandelwal et al., ICLR 2020).
+
+What the model is about to say is looked up among the final hidden states of everything remembered; what came next there
+is mixed into the model's distribution.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from codemem.memory.bank import Bank
+from codemem.models.memory_layer import Reading
+from codemem.models.mixture import Mixture, describe, mix
+
+NEIGHBOURS = 64
+
+
+class TokenMemory:
+    """Hooks on a decoder that turn its logits into log-probabilities of the mixture, at the positions that read memory.
+
+    The others, and all where memory is empty or switched off, keep the logits of the model. `bank` may be replaced.
+    """
+
+    def __init__(self, base: PreTrainedModel, mixture: Mixture, bank: Bank, reading: Reading) -> None:
+        self.mixture, self.bank, self.reading = mixture, bank, reading
+        self.final: Tensor | None = None
+        head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
+        assert head is not None, "a causal language model has an output layer"
+        self._hooks = [head.register_forward_pre_hook(self._note), base.register_forward_hook(self._mix)]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.final = args[0]
+
+    def _mix(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        final, self.final = self.final, None
+        reading = self.reading
+        if reading.states is not None and final is not None:
+            reading.states.append(final.detach())
+        if not reading.tokens or final is None or not self.bank.state_size or not len(self.bank):
+            return output
+        logits = output.logits
+        batch, length, vocabulary = logits.shape
+        rows = length if reading.last is None else min(length, reading.last)
+        if not rows:
+            return output
+        log_probs = logits[:, length - rows :].reshape(-1, vocabulary).float().log_softmax(dim=-1)
+        mixed = self._mixed(final[:, length - rows :].reshape(len(log_probs), -1), log_probs, batch)
+        output.logits = torch.cat((logits[:, : length - rows].float(), mixed.view(batch, rows, vocabulary)), dim=1)
+        return output
+
+    def _mixed(self, states: Tensor, log_probs: Tensor, batch: int) -> Tensor:
+        start = time.perf_counter()
+        rows, similarity = self.bank.nearest(states.detach(), NEIGHBOURS)
+        tokens = self.bank.following(rows)
+        self.reading.seconds += time.perf_counter() - start
+        weight, shares = self.mixture(describe(similarity, tokens, log_probs), similarity, tokens >= 0)
+        weights = weight.unsqueeze(-1) * shares
+        self.bank.note(rows, weights)
+        if self.reading.token_trace is not None:
+            last = slice(len(rows) // batch - 1, None, len(rows) // batch)
+            self.reading.token_trace.append((rows[last], weights[last].detach()))
+        return mix(log_probs, weight, shares, tokens)
