@@ -57,13 +57,7 @@ def decode(
         start = time.perf_counter()
         step = torch.tensor([ids], device=model.base.device)
         logits = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
-        logits = logits[: len(vocabulary.tokens)]  # some output layers have more rows than there are tokens
-        if healed:
-            allowed = torch.full_like(logits, float("-inf"))
-            continuing = vocabulary.continuing(healed)
-            allowed[continuing] = logits[continuing]
-            logits = allowed
-        token = _choose(logits, temperature, generator)
+        token = _choose(allowed(logits, vocabulary, healed), temperature, generator)
         if first:
             clock.prefill += time.perf_counter() - start
         else:
@@ -75,6 +69,17 @@ def decode(
         new, healed = text[len(healed) :], healed[len(text) :]
         yield Step(token, new)
         ids = [token]
+
+
+def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:
+    """The logits [vocabulary] of tokens that can come where `healed` must be spelled, -inf for the others."""
+    logits = logits[: len(vocabulary.tokens)]  # some output layers have more rows than there are tokens
+    if not healed:
+        return logits
+    continuing = vocabulary.continuing(healed)
+    return torch.full_like(logits, float("-inf")).index_put(
+        (torch.tensor(continuing, device=logits.device),), logits[continuing]
+    )
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

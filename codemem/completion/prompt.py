@@ -18,11 +18,13 @@ _CHARACTERS_PER_TOKEN = 12
 @dataclass(frozen=True)
 class Prompt:
     """ids: the prompt's tokens; healed: bytes before the cursor that are not in ids and that generation must begin
-    with; first_line: the document's line (1-based) that the window of text begins with."""
+    with; first_line: the document's line (1-based) that the window of text begins with; start: where it begins, in
+    characters."""
 
     ids: list[int]
     healed: bytes
     first_line: int
+    start: int
 
 
 def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> Prompt:
@@ -42,7 +44,7 @@ def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabular
         ids, _ = tokenize(tokenizer, before[start:])
         ids = ids[-room:]
     healed = vocabulary.tokens[ids.pop()] if ids else b""
-    return Prompt(header + ids, healed, before.count("\n", 0, start) + 1)
+    return Prompt(header + ids, healed, before.count("\n", 0, start) + 1, start)
 
 
 def with_snippets(prompt: Prompt, snippets: list[int], tokenizer: PreTrainedTokenizerBase) -> Prompt:

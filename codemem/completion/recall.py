@@ -29,7 +29,8 @@ CANDIDATES = 24
 def recall(model: MemorizingModel, ids: list[int]) -> list[Snippet]:
     """The snippets of memory that a prompt's tokens call for, best first."""
     prompt = torch.tensor([ids], device=model.base.device)
-    final = model.base.base_model(input_ids=prompt, use_cache=False).last_hidden_state[0]
+    with model.reads(attention=False, tokens=False):
+        final = model.base.base_model(input_ids=prompt, use_cache=False).last_hidden_state[0]
     return called(model, final[-POSITIONS:])
 
 

@@ -220,6 +220,16 @@ class Bank:
         self._hidden = None
         return surplus_count
 
+    @contextmanager
+    def evicted(self, capacity: int, policy: Policy) -> Iterator[None]:
+        """Within this context, in which no document may come or go, only `capacity` entries are left."""
+        live, size = self._live.clone(), self._size
+        self.evict(capacity, policy)
+        try:
+            yield
+        finally:
+            self._live, self._size, self._hidden = live, size, None
+
     def note(self, rows: Tensor, weights: Tensor) -> None:
         """Remember that rows (-1 for none) were read with these weights, which decides what goes when the bank is
         full."""

@@ -71,16 +71,22 @@ class StateIndex:
     def _vectors(self, states: States) -> Tensor:
         return normalize(states.decode() - self.centre, dim=-1)
 
+    def _wanted(self, queries: Tensor) -> Tensor:
+        return normalize(turn(queries.to(self.device)) - self.centre, dim=-1)
+
     def search(self, queries: Tensor, k: int, rows: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
         """The nearest of the first `rows` rows to queries [m, size]. Returns rows [m, k] int64, -1 where there are
         fewer, and similarities [m, k] float32, -1 to 1, best first."""
         index = self.build(rows)
-        wanted = normalize(turn(queries.to(self.device)) - self.centre, dim=-1)
-        found = index.search(wanted[None], k, hidden)[0]
-        keys = self._vectors(self._states[found.clamp(min=0).flatten()]).view(*found.shape, self.size)
-        similarity = (keys @ wanted.unsqueeze(-1)).squeeze(-1).masked_fill(found < 0, -1)
+        return self.ranked(queries, index.search(self._wanted(queries)[None], k, hidden)[0])
+
+    def ranked(self, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [m, k], -1 for none, by their similarity to queries [m, size], best first, and the similarities."""
+        wanted, rows = self._wanted(queries), rows.to(self.device)
+        keys = self._vectors(self._states[rows.clamp(min=0).flatten()]).view(*rows.shape, self.size)
+        similarity = (keys @ wanted.unsqueeze(-1)).squeeze(-1).masked_fill(rows < 0, -1)
         similarity, order = similarity.sort(dim=-1, descending=True)
-        return found.gather(1, order).to(queries.device), similarity.to(queries.device)
+        return rows.gather(1, order).to(queries.device), similarity.to(queries.device)
 
     def save(self, folder: Path) -> None:
         """Write the index; nothing where search is exact."""

@@ -1,0 +1,64 @@
+"""Negative log-likelihood of held-out documents, by how large memory is and by which memory is read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from codemem.memory.bank import Bank
+from codemem.memory.entries import Entries
+from codemem.models.memorizing import MemorizingModel
+from codemem.training.gates import Piece, loss, pieces
+
+# Which memories are read: name -> (attention, tokens).
+READS = {"attention": (True, False), "tokens": (False, True), "both": (True, True)}
+
+
+def sampled(
+    model: MemorizingModel, documents: Iterable[tuple[str, str]], each: int, seed: int
+) -> list[tuple[str, Piece]]:
+    """Pieces of (path, text) documents with their path, at most so many of a document, by a seeded draw."""
+    chance, chosen = random.Random(seed), []
+    for path, text in documents:
+        found = list(pieces(model, path, text))
+        chosen += [(path, piece) for piece in chance.sample(found, min(each, len(found)))]
+    return chosen
+
+
+@torch.inference_mode()
+def nats(model: MemorizingModel, piece: Piece, *, attention: bool = False, tokens: bool = False) -> float:
+    """The sum of the negative log-likelihoods of a piece's scored tokens."""
+    with model.reads(attention=attention, tokens=tokens, last=piece.scored + 1):
+        return float(loss(model, piece)) * piece.scored
+
+
+def nested(bank: Bank, others: Iterable[tuple[str, Entries]], sizes: Sequence[int], seed: int) -> Iterator[Bank]:
+    """Banks of so many entries (ascending), each in the next: documents of `bank` in a seeded order, then those of
+    other repositories; ends where there are no more. A size is met by the last document that is begun, whole."""
+    order = list(bank.documents)
+    random.Random(seed).shuffle(order)
+    documents = iter([*((path, bank.entries(path)) for path in order)])
+    following = _chained(documents, others)
+    held: list[tuple[str, Entries]] = []
+    for size in sizes:
+        entries = sum(len(each) for _, each in held)
+        while entries < size and (document := next(following, None)) is not None:
+            held.append(document)
+            entries += len(document[1])
+        grown = Bank(bank.shapes, bank.dtype, str(bank.device), state_size=bank.state_size)
+        grown.reserve(entries)
+        for path, each in held:
+            grown.add(path, each)
+        grown.build()
+        yield grown
+        if entries < size:
+            return
+
+
+def _chained(
+    first: Iterator[tuple[str, Entries]], then: Iterable[tuple[str, Entries]]
+) -> Iterator[tuple[str, Entries]]:
+    yield from first
+    yield from ((f"other/{path}", entries) for path, entries in then)

@@ -1,0 +1,208 @@
+"""Completing the rest of a line, by every arm, with as little computation as the comparison allows.
+
+The positions before the last ones of a prompt read no memory, so arms with the same prompt share them. The true line is
+then run through the model once per arm: what greedy decoding would write is the truth as far as every true token is the
+most likely one, and only from the first that is not must anything be generated.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from codemem.completion.decode import allowed
+from codemem.completion.prompt import Prompt, build_prompt, with_snippets
+from codemem.completion.recall import POSITIONS, called
+from codemem.completion.request import Request
+from codemem.completion.snippets import choose
+from codemem.completion.vocabulary import Vocabulary
+from codemem.evaluation.arms import CONTEXT, SNIPPET_TOKENS, Arm, Prompted, RandomBank
+from codemem.evaluation.bm25 import WindowIndex
+from codemem.evaluation.metrics import edit_similarity, exact, identifier_match
+from codemem.evaluation.tasks import Task
+from codemem.memory.bank import Bank
+from codemem.models.encode import header_tokens, tokenize
+from codemem.models.memorizing import MemorizingModel
+
+READING = 64  # last positions of a prompt, which read memory
+MOST_TOKENS = 48
+_AHEAD = 80  # characters behind the truth, so that its last token is the one it has in the document
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one arm made of one task. text: the line it wrote; nats: the truth's negative log-likelihood; tokens: the
+    truth's; prompt: tokens in it; prefill: milliseconds for the prompt, choosing snippets included; decode:
+    milliseconds of `steps` tokens that had to be generated one by one, because they are not the truth's."""
+
+    text: str
+    exact: bool
+    edit: float
+    identifiers: bool
+    nats: float
+    tokens: int
+    prompt: int
+    prefill: float
+    decode: float
+    steps: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Prefix:
+    """A prompt of which all but the last positions were read. healed: see `Prompt`; ids: all of it; seconds: what that
+    took, with choosing snippets."""
+
+    prompt: Prompt
+    cache: DynamicCache
+    read: int
+    seconds: float
+
+
+class LineCompletion:
+    """Completes tasks by arms with one model. bank: the memory, without the documents of the tasks; windows: the same
+    documents for BM25."""
+
+    def __init__(self, model: MemorizingModel, bank: Bank, windows: WindowIndex) -> None:
+        self.model, self.windows = model, windows
+        self.bank, self.random = bank, RandomBank(bank)
+        self.vocabulary = Vocabulary(model.tokenizer)
+
+    @torch.inference_mode()
+    def complete(self, task: Task, arms: Sequence[Arm]) -> dict[str, Outcome]:
+        """The outcome of every arm, by its name."""
+        self.model.bank = self.bank
+        request = Request(task.path, task.text, task.offset, context=CONTEXT)
+        plain = self._prefix(build_prompt(request, self.model.tokenizer, self.vocabulary))
+        truth = self._truth(task, plain.prompt)
+        prefixes: dict[Prompted, _Prefix] = {"plain": plain}
+        outcomes = {}
+        for arm in arms:
+            if arm.prompt not in prefixes:
+                prefixes[arm.prompt] = self._prompted(arm.prompt, task, plain)
+            self.model.bank = self.random if arm.random else self.bank
+            outcomes[arm.name] = self._outcome(task, arm, prefixes[arm.prompt], truth)
+        self.model.bank = self.bank
+        return outcomes
+
+    def _prompted(self, kind: Prompted, task: Task, plain: _Prefix) -> _Prefix:
+        tokenizer, start = self.model.tokenizer, time.perf_counter()
+        if kind == "longer":
+            request = Request(task.path, task.text, task.offset, context=2 * CONTEXT)
+            return self._prefix(build_prompt(request, tokenizer, self.vocabulary))
+        if kind == "bm25":
+            found = self.windows.snippets(task.text[: task.offset], exclude_path=task.path)
+            seconds = 0.0
+        else:
+            found = called(self.model, self._asking(plain))
+            seconds = plain.seconds  # memory is asked by the shorter prompt, which is read for that
+        _, ids = choose(tokenizer, found, task.path, SNIPPET_TOKENS)
+        seconds += time.perf_counter() - start
+        return self._prefix(with_snippets(plain.prompt, ids, tokenizer), seconds)
+
+    def _prefix(self, prompt: Prompt, seconds: float = 0.0) -> _Prefix:
+        cache, read = DynamicCache(config=self.model.base.config), max(0, len(prompt.ids) - READING)
+        start = time.perf_counter()
+        if read:
+            with self.model.reads(attention=False, tokens=False):
+                self._forward(prompt.ids[:read], cache, 1)
+        return _Prefix(prompt, cache, read, seconds + time.perf_counter() - start)
+
+    def _asking(self, plain: _Prefix) -> Tensor:
+        """The final hidden states of a prompt's last positions, without memory."""
+        ids = torch.tensor([plain.prompt.ids[plain.read :]], device=self.model.base.device)
+        with self.model.reads(attention=False, tokens=False):
+            cache = copy.deepcopy(plain.cache)
+            final: Tensor = self.model.base.base_model(input_ids=ids, past_key_values=cache).last_hidden_state
+        return final[0, -POSITIONS:]
+
+    def _forward(self, ids: list[int], cache: DynamicCache, kept: int) -> Tensor:
+        """Logits, or log-probabilities where token memory is read, of the last `kept` positions: [kept, vocabulary]."""
+        step = torch.tensor([ids], device=self.model.base.device)
+        logits: Tensor = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=kept).logits
+        return logits[0].float()
+
+    def _truth(self, task: Task, prompt: Prompt) -> list[int]:
+        """The true tokens behind a plain prompt, up to the one that ends the line, as they are in the whole text; none
+        where that splits the text at other places than the prompt does."""
+        end = task.offset + len(task.truth)
+        ids, starts = tokenize(self.model.tokenizer, task.text[prompt.start : end + _AHEAD])
+        body = prompt.ids[len(header_tokens(self.model.tokenizer, task.path)) :]
+        last = int(np.searchsorted(starts, end - prompt.start, side="right"))
+        return ids[len(body) : last] if ids[: len(body)] == body else []
+
+    def _outcome(self, task: Task, arm: Arm, prefix: _Prefix, truth: list[int]) -> Outcome:
+        prompt, cache = prefix.prompt, copy.deepcopy(prefix.cache)
+        start = time.perf_counter()
+        with self.model.reads(attention=arm.attention, tokens=arm.tokens, last=None):
+            logits = self._forward(prompt.ids[prefix.read :] + truth[:-1], cache, max(1, len(truth)))
+            seconds = prefix.seconds + time.perf_counter() - start
+            text, decode = self._greedy(prefix, truth, logits, cache)
+        wanted = torch.tensor(truth, dtype=torch.int64, device=logits.device)
+        nats = -float(logits[: len(truth)].log_softmax(dim=-1).gather(1, wanted[:, None]).double().sum())
+        return Outcome(
+            text=text,
+            exact=exact(text, task.truth),
+            edit=edit_similarity(text, task.truth),
+            identifiers=identifier_match(text, task.truth),
+            nats=nats,
+            tokens=len(truth),
+            prompt=len(prompt.ids),
+            prefill=1000 * seconds,
+            decode=1000 * sum(decode),
+            steps=len(decode),
+        )
+
+    def _greedy(
+        self, prefix: _Prefix, truth: list[int], logits: Tensor, cache: DynamicCache
+    ) -> tuple[str, list[float]]:
+        """The line that greedy decoding writes, and the seconds of each forward pass that it took beyond the given.
+
+        logits: at the prompt's end and at all true tokens but the last, whose keys the cache holds too.
+        """
+        line = _Line(self.vocabulary, prefix.prompt.healed)
+        at, seconds = 0, []
+        while line.goes_on(logits[at]) and at + 1 < len(truth) and line.token == truth[at]:
+            at += 1
+        if line.ended:
+            return line.text, []
+        if surplus := max(0, len(truth) - 1 - at):
+            cache.crop(-surplus)
+        for _ in range(MOST_TOKENS - at):
+            start = time.perf_counter()
+            row = self._forward([line.token], cache, 1)[0]
+            seconds.append(time.perf_counter() - start)
+            if not line.goes_on(row):
+                break
+        return line.text, seconds
+
+
+class _Line:
+    """The line that is being written. token: the last one; ended: whether a line's end, or the text's, was written."""
+
+    def __init__(self, vocabulary: Vocabulary, healed: bytes) -> None:
+        self._vocabulary, self._healed, self._bytes = vocabulary, healed, b""
+        self.token, self.ended = -1, False
+
+    def goes_on(self, logits: Tensor) -> bool:
+        """Write the most likely token [vocabulary]. Returns whether the line is not at its end."""
+        self.token = int(allowed(logits, self._vocabulary, self._healed).argmax())
+        spelled = self._vocabulary.tokens[self.token]
+        self._bytes += spelled[len(self._healed) :]
+        self._healed = self._healed[len(spelled) :]
+        self.ended = self.token in self._vocabulary.special or b"\n" in self._bytes
+        return not self.ended
+
+    @property
+    def text(self) -> str:
+        return self._bytes.decode("utf-8", errors="ignore").split("\n", 1)[0]
