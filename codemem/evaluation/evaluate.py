@@ -189,16 +189,15 @@ def _by_document(
 
 
 def _read(file: Path) -> dict[str, dict[str, Outcome]]:
-    """Task -> arm -> outcome of an earlier run; a line that was cut off is left out."""
-    done: dict[str, dict[str, Outcome]] = {}
-    lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            done[row["task"]] = {name: Outcome(**outcome) for name, outcome in row["outcomes"].items()}
-        except (ValueError, TypeError, KeyError):
-            continue
-    return done
+    """Task -> arm -> outcome of an earlier run. A last line that was cut off is removed."""
+    if not file.is_file():
+        return {}
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole, encoding="utf-8")
+    rows = map(json.loads, whole.splitlines())
+    return {row["task"]: {name: Outcome(**outcome) for name, outcome in row["outcomes"].items()} for row in rows}
 
 
 def _append(file: Path, task: Task, outcomes: Mapping[str, Outcome]) -> None:

@@ -172,13 +172,14 @@ class LineCompletion:
         """
         line = _Line(self.vocabulary, prefix.prompt.healed)
         at, seconds = 0, []
-        while line.goes_on(logits[at]) and at + 1 < len(truth) and line.token == truth[at]:
+        most = min(len(truth), MOST_TOKENS)
+        while line.goes_on(logits[at]) and at + 1 < most and line.token == truth[at]:
             at += 1
         if line.ended:
             return line.text, []
         if surplus := max(0, len(truth) - 1 - at):
             cache.crop(-surplus)
-        for _ in range(MOST_TOKENS - at):
+        for _ in range(MOST_TOKENS - at - 1):
             start = time.perf_counter()
             row = self._forward([line.token], cache, 1)[0]
             seconds.append(time.perf_counter() - start)
