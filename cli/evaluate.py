@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SIZES = (8_192, 65_536, 524_288, 2_097_152)
 PARTS = ("lines", "likelihood", "eviction")
+_WIDTH = 120  # characters
 _VERSION = 1  # of what the outcomes kept between runs mean
 
 
@@ -160,6 +161,7 @@ def _show(results: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
+    console.width = max(console.width, _WIDTH)  # a narrower table would break its numbers
     console.print(
         f"{results['target']} with {results['model']}: {results['documents']:,} documents, "
         f"{results['entries']:,} entries in memory, {results['held_out']} documents held out"

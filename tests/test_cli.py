@@ -91,7 +91,7 @@ def fields_of(value: object, known: dict[str, set[str]], prefix: str = "") -> li
     if isinstance(value, dict):
         any_key = next((field for field in known if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
         for key, inner in value.items():
-            field = any_key or f"{prefix}{key}"
+            field = any_key if any_key and f"{prefix}{key}" not in known else f"{prefix}{key}"
             found += [(field, type_of(inner)), *fields_of(inner, known, f"{field}.")]
     elif isinstance(value, list):
         for inner in value:
@@ -302,3 +302,39 @@ def test_a_damaged_blob_is_named_with_what_mends_it(codemem, indexed):
     assert "is missing or damaged" in said and hint == f"codemem index {indexed.resolve()}"
     assert answer_of(codemem("index", indexed, "--json"))["tokens"] > 0
     assert answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["provenance"]
+
+
+def modules(root: Path, count: int = 6) -> Path:
+    """A repository whose modules call each other."""
+    (root / "pkg").mkdir(parents=True)
+    for i in range(count):
+        other = (i + 1) % count
+        body = "".join(f"    total = total + {n} * width\n" for n in range(40))
+        (root / "pkg" / f"m{i}.py").write_text(
+            f"from pkg.m{other} import f{other}\n\n\ndef f{i}(width):\n    total = f{other}(width, {i})\n{body}"
+        )
+    return root
+
+
+def test_eval_prints_what_its_documentation_says_and_goes_on(codemem, tmp_path, model):
+    root = modules(tmp_path / "modules")
+    options = ["--model", model, "--tasks", 4, "--held-out", 0.3, "--size", 300, "--pieces", 1]
+    answer = answer_of(codemem("eval", root, *options, "--plot", tmp_path / "plots", "--json"))
+    check_against_documentation("eval", answer)
+    assert (answer["documents"], answer["held_out"], answer["lines"]["all"]["tasks"]) == (4, 2, 4)
+    drawn = {file.name for file in (tmp_path / "plots").iterdir()}
+    assert {"lines-all.png", "lines-all.svg", "likelihood.png", "likelihood.svg"} <= drawn
+    (kept,) = (tmp_path / "cache" / "evaluations").iterdir()
+    before = kept.read_text()
+    again = answer_of(codemem("eval", root, *options, "--part", "lines", "--json"))
+    assert again["lines"] == answer["lines"] and "likelihood" not in again
+    assert kept.read_text() == before, "nothing was computed again"
+    status, out, _ = codemem("eval", root, *options)
+    assert status == 0 and "all of memory" in out and "importance" in out
+
+
+def test_eval_of_what_cannot_be_evaluated(codemem, repository, model):
+    status, out, err = codemem("eval", repository, "--model", model)
+    assert (status, out) == (1, "") and "define something" in err and "Traceback" not in err
+    status, out, err = codemem("eval", repository, "--part", "speed")
+    assert (status, out) == (1, "") and "speed is no part" in err

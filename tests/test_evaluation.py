@@ -28,7 +28,7 @@ from codemem.training.gates import pieces
 TOKENIZER = tiny_tokenizer()
 PLAIN = [arm for arm in ARMS if arm.prompt == "plain" and not arm.random]
 DOCUMENTS = {
-    f"pkg/part_{i}.py": f"def part_{i}(width, height):\n    return width * {i} + height\n\nclass Part{i}:\n    n = {i}\n"
+    f"pkg/part_{i}.py": f"def part_{i}(width, height):\n    return width * {i} + height\n\nclass Part{i}:\n    n = 1\n"
     for i in range(8)
 }
 BEFORE = "from pkg.part_1 import part_1\n\nvalue = 3\ntotal = "
