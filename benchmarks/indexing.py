@@ -2,24 +2,21 @@
 
     python -m benchmarks.indexing
 
-The bare forward pass runs the same model over the same windows, in the same batches, up to the keys and values of the
-last memory layer, and does nothing with them. It takes turns with indexing, group of files by group of files, so that
-both see the same machine.
+The bare forward pass runs the same model over the same windows, in the same batches, up to the final hidden states, and
+does nothing with them. It takes turns with indexing, group of files by group of files, so that both see the same
+machine.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from contextlib import suppress
-from typing import NoReturn
 
 import torch
 
 from benchmarks.corpus import arguments, bars, report
 from codemem.memory.store import FOLDER, Store
 from codemem.models.encode import Text, Window, plan
-from codemem.models.interface import StopForwardError, handlers
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
 from codemem.syntax import outline
@@ -29,17 +26,12 @@ from indexer.pipeline import Progress, groups_of, index
 from indexer.walk import walk
 
 
-def stop(*_: object, **__: object) -> NoReturn:
-    """A handler that wants nothing but the end of the forward pass."""
-    raise StopForwardError
-
-
-def forward_to_last_memory_layer(model: MemorizingModel, batch: list[Window]) -> None:
+def forward(model: MemorizingModel, batch: list[Window]) -> None:
+    """The final hidden states of a batch of windows, for nothing."""
     width = max(len(window.ids) for window in batch)
     ids = torch.tensor([window.ids + [0] * (width - len(window.ids)) for window in batch])
-    last = max(model.sites)
-    with handlers({last: model.sites[last].module}, lambda _: stop), suppress(StopForwardError):
-        model.base(input_ids=ids, use_cache=False)
+    with model.reads(attention=False, tokens=False):
+        model.base.base_model(input_ids=ids, use_cache=False)
 
 
 def main() -> None:
@@ -58,11 +50,11 @@ def main() -> None:
         read = [document for document in map(read_document, files) if isinstance(document, Document)]
         texts = [Text(d.path, d.text, outline(d.text, d.language).boundaries) for d in read]
         batches = plan(model.tokenizer, texts)
-        forward = time.perf_counter()
+        begin = time.perf_counter()
         for batch in batches:
-            forward_to_last_memory_layer(model, batch)
+            forward(model, batch)
             bare["positions"] += sum(len(window.ids) for window in batch)
-        bare["seconds"] += time.perf_counter() - forward
+        bare["seconds"] += time.perf_counter() - begin
         paused.append(time.perf_counter() - start)
 
     paused: list[float] = []
