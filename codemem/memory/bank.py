@@ -178,6 +178,8 @@ class Bank:
             return
         self._size -= int(self._live[extent.rows].sum())
         self._live[extent.rows] = False
+        if self.states is not None:
+            self.states.drop(extent.rows)
         self._hidden = None
         dead = self._rows - sum(kept.count for kept in self._documents.values())
         if dead > COMPACT_ABOVE * self._rows:
@@ -191,6 +193,7 @@ class Bank:
         ]
         usage = self.usage
         self._clear()
+        self.usage = Usage(usage.reads)
         self.reserve(sum(len(entries) for _, entries, _, _ in kept))
         for path, entries, live, before in kept:
             self._place(path, entries)
@@ -282,7 +285,10 @@ class Bank:
         the bank's mean is taken off. The bank must have token memory.
         """
         assert self.states is not None, "this bank has no token memory"
-        return self.states.search(queries, min(k, max(1, self._rows)), self._rows, self._now_hidden())
+        if not self._rows:
+            nothing = queries.new_full((len(queries), k), -1)
+            return nothing.long(), nothing.float()
+        return self.states.search(queries, k, self._rows, self._now_hidden())
 
     def following(self, rows: Tensor) -> Tensor:
         """The token after each row's, int64 of the same shape; -1 at a document's end, where it is hidden, and for row

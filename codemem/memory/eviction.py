@@ -14,12 +14,12 @@ Policy = Literal["fifo", "lru", "importance"]
 
 class Usage:
     """How the rows of a bank were read. read_at: [rows] int64, the number of the last read, 0 for never; mass: [rows]
-    float32, the weight received so far."""
+    float32, the weight received so far; reads: how many there were."""
 
-    def __init__(self, rows: int = 0) -> None:
-        self.read_at = torch.zeros(rows, dtype=torch.int64)
-        self.mass = torch.zeros(rows)
-        self._reads = 0
+    def __init__(self, reads: int = 0) -> None:
+        self.read_at = torch.zeros(0, dtype=torch.int64)
+        self.mass = torch.zeros(0)
+        self.reads = reads
 
     def grow(self, rows: int) -> None:
         """Make room for so many rows."""
@@ -29,10 +29,10 @@ class Usage:
 
     def note(self, rows: Tensor, weights: Tensor) -> None:
         """Count one read: rows, -1 for none, and weights of the same shape."""
-        self._reads += 1
+        self.reads += 1
         rows, weights = rows.flatten().cpu(), weights.detach().flatten().float().cpu()
         found = rows >= 0
-        self.read_at[rows[found]] = self._reads
+        self.read_at[rows[found]] = self.reads
         self.mass.index_add_(0, rows[found], weights[found])
 
 

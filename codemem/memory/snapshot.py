@@ -30,6 +30,7 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     if dead > COMPACT_ABOVE * (dead + total):
         folder, order, alive, dead = None, [], set(), 0
     bank.reserve(dead + total)
+    capacity, bank.capacity = bank.capacity, None  # what is too much goes at once, not with every document
     for path, blob, count in order:
         if path in alive:
             bank.add(path, store.read(blob))
@@ -40,6 +41,9 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     for path, record in records.items():
         if path not in alive:
             bank.add(path, store.read(record.blob))
+    bank.capacity = capacity
+    if capacity is not None:
+        bank.evict(capacity)
     return bank
 
 

@@ -16,9 +16,11 @@ from torch.nn.functional import normalize
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
 from codemem.memory.states import States, turn
 
-# Rows that the mean is taken of, and rows that are decoded at a time.
+# Rows that the mean is taken of at most, and rows that are decoded at a time.
 _SAMPLE = 65_536
 _CHUNK = 65_536
+# An index that costs little to fill is filled again with a new mean when the bank has grown by this much.
+_GROWTH = 1.25
 _FILE = "states"
 
 
@@ -33,6 +35,9 @@ class StateIndex:
         self._states = States(
             torch.empty(0, size, dtype=torch.int8, device=device), torch.empty(0, dtype=torch.float32, device=device)
         )
+        # Whether a row is of a document that is in the bank; the mean is taken of these.
+        self._held = torch.zeros(0, dtype=torch.bool)
+        self._centred_at = 0
         self.centre = torch.zeros(size, device=device)
         self.index: Index | None = None
 
@@ -42,12 +47,20 @@ class StateIndex:
         scales = self._states.scales.new_empty(max(rows, used))
         codes[:used], scales[:used] = self._states.codes[:used], self._states.scales[:used]
         self._states = States(codes, scales)
+        held = self._held.new_zeros(len(scales))
+        held[:used] = self._held[:used]
+        self._held = held
 
     def put(self, start: int, states: States | None, count: int) -> None:
         """Set rows from `start` on; without states they are zero."""
         rows = slice(start, start + count)
         self._states.codes[rows] = 0 if states is None else states.codes.to(self.device)
         self._states.scales[rows] = 0 if states is None else states.scales.to(self.device)
+        self._held[rows] = states is not None
+
+    def drop(self, rows: slice) -> None:
+        """Note that the document of these rows is gone."""
+        self._held[rows] = False
 
     def states(self, rows: slice) -> States:
         return self._states[rows]
@@ -56,9 +69,12 @@ class StateIndex:
         """The index over the first `rows` rows."""
         if self.index is not None and len(self.index) == rows:
             return self.index
-        if self.index is None or self.index.outgrown(rows):
-            chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:_SAMPLE].to(self.device)
-            self.centre = self._states[chosen].decode().mean(dim=0)
+        if self.index is None or self._outgrown(self.index, rows):
+            held = self._held[:rows].nonzero().flatten()
+            chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
+            chosen = held[chosen].to(self.device)
+            self.centre = self._states[chosen].decode().sum(dim=0) / max(1, len(chosen))
+            self._centred_at = rows
             # What is found is scored again. Queries are states as keys are, so fewer cells are enough than for
             # attention.
             dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
@@ -67,6 +83,9 @@ class StateIndex:
         for first in range(len(self.index), rows, _CHUNK):
             self.index.add(self._vectors(self._states[first : min(first + _CHUNK, rows)])[None])
         return self.index
+
+    def _outgrown(self, index: Index, rows: int) -> bool:
+        return index.outgrown(rows) or (not isinstance(index, IVFIndex) and rows > _GROWTH * self._centred_at)
 
     def _vectors(self, states: States) -> Tensor:
         return normalize(states.decode() - self.centre, dim=-1)
@@ -77,16 +96,18 @@ class StateIndex:
     def search(self, queries: Tensor, k: int, rows: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
         """The nearest of the first `rows` rows to queries [m, size]. Returns rows [m, k] int64, -1 where there are
         fewer, and similarities [m, k] float32, -1 to 1, best first."""
-        index = self.build(rows)
-        return self.ranked(queries, index.search(self._wanted(queries)[None], k, hidden)[0])
+        index, wanted = self.build(rows), self._wanted(queries)
+        return self._ranked(wanted, index.search(wanted[None], k, hidden)[0], queries.device)
 
     def ranked(self, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [m, k], -1 for none, by their similarity to queries [m, size], best first, and the similarities."""
-        wanted, rows = self._wanted(queries), rows.to(self.device)
+        return self._ranked(self._wanted(queries), rows.to(self.device), queries.device)
+
+    def _ranked(self, wanted: Tensor, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         keys = self._vectors(self._states[rows.clamp(min=0).flatten()]).view(*rows.shape, self.size)
         similarity = (keys @ wanted.unsqueeze(-1)).squeeze(-1).masked_fill(rows < 0, -1)
         similarity, order = similarity.sort(dim=-1, descending=True)
-        return rows.gather(1, order).to(queries.device), similarity.to(queries.device)
+        return rows.gather(1, order).to(device), similarity.to(device)
 
     def save(self, folder: Path) -> None:
         """Write the index; nothing where search is exact."""
@@ -97,5 +118,8 @@ class StateIndex:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
         index = IVFIndex.load(folder, _FILE, 1)
-        self.centre = torch.from_numpy(np.load(folder / f"{_FILE}.centre.npy")).to(self.device)
-        self.index = index
+        try:
+            centre = torch.from_numpy(np.load(folder / f"{_FILE}.centre.npy"))
+        except EOFError as error:
+            raise ValueError(f"{_FILE}.centre.npy is empty") from error
+        self.centre, self.index = centre.to(self.device), index
