@@ -30,10 +30,17 @@ class Hidden:
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
+        self._there: Tensor | None = None
 
     @cached_property
     def anything(self) -> bool:
         return bool(self.mask.any())
+
+    def on(self, device: torch.device) -> Tensor:
+        """The mask on a device, copied there once."""
+        if self._there is None or self._there.device != device:
+            self._there = self.mask.to(device)
+        return self._there
 
     @cached_property
     def selector(self) -> Any:
@@ -89,7 +96,7 @@ class ExactIndex:
         keys = self._keys[:, : self._size]
         scores = (queries.to(keys.dtype) @ keys.transpose(1, 2)).float()
         if hidden.anything:
-            scores.masked_fill_(hidden.mask.to(scores.device), float("-inf"))
+            scores.masked_fill_(hidden.on(scores.device), float("-inf"))
         best, rows = scores.topk(min(k, self._size), dim=-1)
         rows = rows.masked_fill(best == float("-inf"), -1)
         return torch.nn.functional.pad(rows, (0, k - rows.shape[-1]), value=-1)
