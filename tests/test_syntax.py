@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from typing import get_args
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codemem import grammars
-from codemem.syntax import Symbol, enclosing_symbol, language_of, language_of_shebang, outline
+from codemem.syntax import Symbol, enclosing_symbol, language_of, language_of_shebang, outline, spans
 
 # In these sources a line that ends with `<-` (in a comment) starts a boundary; `= name` at the end of a line
 # says which symbol is innermost there.
@@ -463,3 +464,12 @@ def test_the_innermost_symbol() -> None:
         "A",
         None,
     ]
+
+
+def test_spans_are_the_outermost_nodes_of_a_kind_in_characters() -> None:
+    text = "é = f'ü{g('ö')}'  # ä\nh('\ud800', 1)\n"
+    found = [text[start:end] for start, end in spans(text, "python", re.compile("string|comment"))]
+    assert found == ["f'ü{g('ö')}'", "# ä", "'\ud800'"]
+    assert spans(text, "python", re.compile("strin")) == []
+    assert spans("# Title\n", "markdown", re.compile(".*")) == []
+    assert spans(text, None, re.compile(".*")) == []
