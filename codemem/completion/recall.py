@@ -43,9 +43,23 @@ def called(model: MemorizingModel, states: Tensor) -> list[Snippet]:
     snippets = []
     for (path, first), weight in best:
         last = min(first + WINDOW_LINES - 1, bank.last_line(path))
-        text = str(model.tokenizer.decode(bank.tokens(path, first, last)))
-        snippets.append(Snippet(path, first, last, text.strip("\n"), weight / total))
+        if snippet := _excerpt(model, path, first, last, weight / total):
+            snippets.append(snippet)
     return snippets
+
+
+def _excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: float) -> Snippet | None:
+    """A document's lines from `first` to `last` as they were memorised, without blank ones at both ends; None where all
+    are blank."""
+    ids, line = model.bank.tokens(path, first, last)
+    text = str(model.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    start = line - text[: len(text) - len(text.lstrip())].count("\n")
+    lines = text.split("\n")[first - start : last + 1 - start]
+    visible = [number for number, content in enumerate(lines) if content.strip()]
+    if not visible:
+        return None
+    lines = lines[visible[0] : visible[-1] + 1]
+    return Snippet(path, first + visible[0], first + visible[-1], "\n".join(lines), weight)
 
 
 def _votes(bank: Bank, states: Tensor) -> dict[tuple[str, int], float]:

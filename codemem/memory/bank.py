@@ -302,15 +302,29 @@ class Bank:
                 tokens[inside & (lines >= from_line)] = -1
         return tokens.to(rows.device).masked_fill(rows < 0, -1)
 
-    def tokens(self, path: str, first: int, last: int) -> Tensor:
-        """The token ids of a document's lines from `first` to `last` (1-based, inclusive), [n] int32."""
+    def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]:
+        """The token ids [n] int32 that spell lines `first` to `last` (1-based, inclusive) of a document, and the line
+        on which the first visible character of what they spell stands.
+
+        White space has the line of the first visible character behind it, and a token may end on another line than it
+        starts on. So these are also the visible character before the lines and the one behind them.
+        """
         rows = self._documents[path].rows
-        lines = self._lines[rows]
-        return self._tokens[rows][(lines >= first) & (lines <= last)]
+        lines, columns = self._lines[rows], self._columns[rows]
+        start = int(torch.searchsorted(lines, first))
+        end = int(torch.searchsorted(lines, last, right=True))
+        before, behind = max(0, start - 1), min(end, len(lines) - 1)
+        wanted = torch.zeros(len(lines), dtype=torch.bool)
+        wanted[start:end] = True
+        for edge in (before, behind):  # a character may be several tokens
+            wanted |= (lines == lines[edge]) & (columns == columns[edge])
+        return self._tokens[rows][wanted], int(lines[before])
 
     def last_line(self, path: str) -> int:
-        """The last line of a document that has an entry."""
-        return int(self._lines[self._documents[path].rows].max())
+        """The last line of a document that has an entry and is not hidden."""
+        lines = self._lines[self._documents[path].rows]
+        hidden_from = min((line for hidden, line in self._veils if hidden == path), default=int(lines.max()) + 1)
+        return min(int(lines.max()), hidden_from - 1)
 
     def _now_hidden(self) -> Hidden:
         if self._hidden is None:
