@@ -32,15 +32,14 @@ def sources(bank: Bank, attention: Trace, tokens: Trace = (), chosen: Sequence[i
 
     attention: of every memory layer at every position the bank rows [heads, k] int64, -1 for none, and their attention
     weights [heads, k]; tokens: of the token memory at every position rows [1, k] and their shares of the distribution
-    [1, k]; chosen: the token ids that were generated there. A layer's heads count as one, and so does the token memory:
-    each gives at most 1 at a position. An entry of token memory counts where it proposed the token that was chosen, and
-    stands for the line of that token.
+    [1, k]; chosen: the token ids that were generated there. All heads of all memory layers count as one, and so does
+    the token memory: each of the two gives at most 1 at a position. An entry of token memory counts where it proposed
+    the token that was chosen, and stands for the line of that token.
     """
     rows, weights = [], []
-    layers = len(attention) / max(1, len(chosen) or len(tokens) or len(attention))
     for found, share in attention:
         rows.append(found.flatten().cpu())
-        weights.append(share.flatten().double().cpu() / (len(share) * max(1.0, layers)))
+        weights.append(share.flatten().double().cpu() / (len(share) * len(bank.shapes)))
     for (found, share), token in zip(tokens, chosen, strict=False):
         agreeing = bank.following(found).flatten() == token
         rows.append(found.flatten()[agreeing].cpu() + 1)

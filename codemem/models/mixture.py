@@ -18,6 +18,8 @@ FEATURES = 9
 HIDDEN = 32
 DEFAULT_TEMPERATURE = 40.0
 DEFAULT_LAMBDA = 0.15
+# So that tokens that no neighbour proposes keep an order, and gradients stay finite.
+MOST = 1 - 1e-6
 
 
 class Mixture(nn.Module):
@@ -52,7 +54,7 @@ class Mixture(nn.Module):
         temperature = DEFAULT_TEMPERATURE * answer[:, 1:].clamp(-3, 3).exp()
         found = known.any(dim=-1)
         shares = shares_of(similarity, known, temperature)
-        return torch.sigmoid(answer[:, 0]) * found, shares
+        return torch.sigmoid(answer[:, 0]).clamp(max=MOST) * found, shares
 
 
 def shares_of(similarity: Tensor, known: Tensor, temperature: Tensor | float) -> Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from codemem.memory.bank import Bank
@@ -19,11 +21,14 @@ from codemem.models.mixture import Mixture, describe, mix
 
 NEIGHBOURS = 64
 
+_attached: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictionary()
+
 
 class TokenMemory:
     """Hooks on a decoder that turn its logits into log-probabilities of the mixture, at the positions that read memory.
 
-    The others, and all where memory is empty or switched off, keep the logits of the model. `bank` may be replaced.
+    The others, and all where memory is empty or switched off, keep the logits of the model. `bank` may be replaced. A
+    decoder has one token memory: a second takes the place of the first.
     """
 
     def __init__(self, base: PreTrainedModel, mixture: Mixture, bank: Bank, reading: Reading) -> None:
@@ -31,7 +36,12 @@ class TokenMemory:
         self.final: Tensor | None = None
         head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
         assert head is not None, "a causal language model has an output layer"
-        self._hooks = [head.register_forward_pre_hook(self._note), base.register_forward_hook(self._mix)]
+        for hook in _attached.pop(base, ()):
+            hook.remove()
+        self._hooks = _attached[base] = [
+            head.register_forward_pre_hook(self._note),
+            base.register_forward_hook(self._mix),
+        ]
 
     def remove(self) -> None:
         for hook in self._hooks:
