@@ -107,6 +107,7 @@ def lines_of(text: str, snippet: Snippet) -> str:
 @example(text="\n\n    a()\n\n\n    b()\n\n")
 @example(text="\n" * 30 + "    deep(a)\n" + "\n" * 30 + "é" + "\n" * 3)
 @example(text="    indented()\n" * 45)
+@example(text="a = b(x)  \n" * 45)
 @example(text="".join(f"f(x)\n{'é' * 3}\n\n" for _ in range(20)))
 def test_a_snippet_is_the_documents_lines(name, text):
     """Whatever the tokens: tabs, blank lines, indentation, characters of several bytes, at any place."""
