@@ -34,7 +34,13 @@ def index(
     with stderr.status("loading the model"):
         pretrained = load_memorizing(spec)
     if not pretrained.calibrated:
-        stderr.print(f"{pretrained.name} has no learned gates; all heads read memory with the same weight", style="dim")
+        stderr.print(
+            f"{pretrained.name} has no learned gates; all heads read memory with the same weight. "
+            f"They are learned by: codemem adapt {spec or pretrained.name}",
+            style="dim",
+            markup=False,
+            soft_wrap=True,
+        )
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint, replace=rebuild)
         local = spec is not None and Path(spec).exists()

@@ -63,23 +63,33 @@ class ReadingLayer:
         plain = None if rows == length else base(module, query, key, value, mask, **kwargs)[0]
         if mask is None and length > 1:
             key, value = key[:, :, :length], value[:, :, :length]  # a static cache is longer than what it holds
-        if mask is not None:
-            mask = mask[..., length - rows :, :]
-        scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
-        reader = query[:, :, length - rows :].to(torch.promote_types(query.dtype, torch.float32))
-        cos, sin = (x[:, None, length - rows :] for x in rotary)
-        placeless = rotate(unrotate(reader, cos, sin), self.site.cos.to(reader), self.site.sin.to(reader))
-        keys, values, found = self._retrieve(placeless)
-        local_weights, memory_weights = self.gate(
-            local_scores(reader, key, mask, scaling, softcap),
-            memory_scores(placeless, keys, found >= 0, scaling, softcap),
-        )
+        local_weights, memory_weights, values, found = self.attend(query, key, mask, rotary, rows, **kwargs)
         self.bank.note(found, memory_weights)
         if reading.trace is not None:
             k = found.shape[-1]
             reading.trace.append((found[:, :, -1].reshape(-1, k), memory_weights[:, :, -1].detach().reshape(-1, k)))
         output = weighted_values(local_weights, value, memory_weights, values).to(query.dtype)
         return output if plain is None else torch.cat((plain[:, : length - rows], output), dim=1), None
+
+    def attend(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor], rows: int, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the last `rows` positions attend to: weights of local context [batch, heads, rows, length] and of memory
+        [batch, heads, rows, k], both at least float32; the values [batch, heads, rows, k, d] and bank rows [batch,
+        heads, rows, k] of the latter, -1 where there is none."""
+        first = query.shape[2] - rows
+        if mask is not None:
+            mask = mask[..., first:, :]
+        scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
+        reader = query[:, :, first:].to(torch.promote_types(query.dtype, torch.float32))
+        cos, sin = (x[:, None, first:] for x in rotary)
+        placeless = rotate(unrotate(reader, cos, sin), self.site.cos.to(reader), self.site.sin.to(reader))
+        keys, values, found = self._retrieve(placeless)
+        local_weights, memory_weights = self.gate(
+            local_scores(reader, key, mask, scaling, softcap),
+            memory_scores(placeless, keys, found >= 0, scaling, softcap),
+        )
+        return local_weights, memory_weights, values, found
 
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best entries for queries [batch, heads, rows, d] at the memory angle.

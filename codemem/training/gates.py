@@ -1,4 +1,4 @@
-"""Calibrating gates: biases and temperatures of the memory layers, learned by gradient descent on held-out files.
+"""Training gates: biases and temperatures of the memory layers, by gradient descent on documents out of memory.
 
 Only the gates are trained. Keys and values in the bank are those of the frozen model. The bank holds entries of several
 repositories, so that gates learn to live with distractors (Tworkowski et al., Focused Transformer, 2023), and never the
@@ -7,16 +7,19 @@ file that is being predicted.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from codemem.models.adapter import Adapter
-from codemem.models.encode import header_tokens, tokenize
+from codemem.models.encode import Text, header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,52 +50,90 @@ def loss(model: MemorizingModel, piece: Piece) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), piece.ids[0, -piece.scored :])
 
 
-def calibrate(
-    model: MemorizingModel,
-    texts: Sequence[tuple[str, str]],
-    *,
-    steps: int,
-    context: int = 512,
-    scored: int = 256,
-    bias_rate: float = 0.15,
-    temperature_rate: float = 0.02,
-    seed: int = 0,
-) -> Iterator[tuple[int, float]]:
-    """Train the gates on (path, text) pairs that are not in the bank. Yields (step, loss in nats per token).
+def full_pieces(model: MemorizingModel, texts: Sequence[Text], context: int, scored: int) -> list[tuple[int, Piece]]:
+    """All pieces of the texts that have `scored` tokens to be predicted, each with the number of its text."""
+    return [
+        (number, piece)
+        for number, text in enumerate(texts)
+        for piece in pieces(model, text.path, text.text, context, scored)
+        if piece.scored == scored
+    ]
 
-    Adam with cosine decay; one piece of `scored` tokens a step, pieces in seeded random order.
+
+def drawn(available: Sequence[T], count: int, seed: str) -> list[T]:
+    """`count` of them in seeded random order, none twice before all were drawn once."""
+    chance = random.Random(seed)
+    order: list[int] = []
+    while available and len(order) < count:
+        order += chance.sample(range(len(available)), len(available))
+    return [available[place] for place in order[:count]]
+
+
+class GateTraining:
+    """Adam on the biases and temperatures of a model's memory layers, one piece a step, with cosine decay.
+
+    Everything that the next step depends on is in `state`, so that a run that was cut goes on to the same gates, bit by
+    bit. The model's bank must not hold the documents of the pieces.
     """
-    for parameter in model.base.parameters():
-        parameter.requires_grad_(False)
-    cut = [piece for path, text in texts for piece in pieces(model, path, text, context, scored)]
-    full = [piece for piece in cut if piece.scored == scored]
-    order = random.Random(seed)
-    gates = list(model.gates.values())
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [gate.bias for gate in gates], "lr": bias_rate},
-            {"params": [gate.temperature for gate in gates], "lr": temperature_rate},
-        ],
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        with model.reads(tokens=False, last=scored):
-            value = loss(model, order.choice(full))
-            optimizer.zero_grad()
+
+    def __init__(
+        self,
+        model: MemorizingModel,
+        order: Sequence[Piece],
+        *,
+        bias_rate: float = 0.15,
+        temperature_rate: float = 0.02,
+    ) -> None:
+        """order: the piece of every step."""
+        for parameter in model.base.parameters():
+            parameter.requires_grad_(False)
+        self.model, self.order, self.step = model, order, 0
+        self._parameters = {
+            f"{name}.{layer}": parameter
+            for name in ("bias", "temperature")
+            for layer, gate in model.gates.items()
+            for parameter in (getattr(gate, name),)
+        }
+        self._rates = {"bias": bias_rate, "temperature": temperature_rate}
+        self._optimizer = torch.optim.Adam(
+            [{"params": [parameter]} for parameter in self._parameters.values()], betas=(0.9, 0.98)
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.step == len(self.order)
+
+    def advance(self) -> float:
+        """Take one step. Returns the loss before it, in nats per token."""
+        piece = self.order[self.step]
+        decay = (1 + math.cos(math.pi * self.step / len(self.order))) / 2
+        for name, group in zip(self._parameters, self._optimizer.param_groups, strict=True):
+            group["lr"] = self._rates[name.split(".")[0]] * decay
+        with self.model.reads(tokens=False, last=piece.scored + 1):
+            value = loss(self.model, piece)
+            self._optimizer.zero_grad()
             torch.autograd.backward(value)
-        optimizer.step()
-        schedule.step()
-        yield step, float(value.detach())
+        self._optimizer.step()
+        self.step += 1
+        return float(value.detach())
 
+    def state(self) -> dict[str, Tensor]:
+        """Gates and the optimizer's moments, by name."""
+        tensors = {"step": torch.tensor(self.step)}
+        for name, parameter in self._parameters.items():
+            tensors[name] = parameter.detach().cpu().clone()
+            for key, moment in self._optimizer.state[parameter].items():
+                tensors[f"{name}.{key}"] = moment.detach().cpu().clone()
+        return tensors
 
-def trained_adapter(model: MemorizingModel, name: str, recipe: dict[str, str]) -> Adapter:
-    """The model's adapter with its gates as they are now."""
-    gates = {layer: model.gates[layer] for layer in model.adapter.layers}
-    return replace(
-        model.adapter,
-        name=name,
-        recipe=recipe,
-        bias={layer: gate.bias.detach().cpu().clone() for layer, gate in gates.items()},
-        temperature={layer: gate.temperature.detach().cpu().clone() for layer, gate in gates.items()},
-    )
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state` returned."""
+        self.step = int(tensors["step"])
+        for name, parameter in self._parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[name])
+            self._optimizer.state[parameter] = {
+                key.removeprefix(f"{name}."): tensor.clone() if key.endswith(".step") else tensor.to(parameter.device)
+                for key, tensor in tensors.items()
+                if key.startswith(f"{name}.")
+            }
