@@ -19,7 +19,6 @@ from indexer.packages import documents, package
 from indexer.pipeline import Progress, index
 
 REPORTED = "mcp==2.3.0"
-CALIBRATION = ("smolagents==1.26.0", "browser-use==0.13.14")
 
 
 def held_out(requirement: str, count: int = 20, seed: int = 0, least: int = 1024) -> tuple[Path, list[Document]]:

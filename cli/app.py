@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cli import complete, evaluate, index, models, status
+from cli import adapt, complete, evaluate, index, models, status
 from codemem.errors import CodememError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(index.index)
 app.command()(complete.complete)
 app.command()(status.status)
+app.command()(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 

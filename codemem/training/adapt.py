@@ -252,6 +252,8 @@ class _Run:
             raise CodememError(
                 f"no document of the corpus has {options.scored} tokens to predict", "codemem adapt --corpus FOLDER"
             )
+        # Only training reads a piece more than once.
+        count = count if stage == "gates" else min(count, len(available))
         return drawn(available, count, f"{stage} {options.seed}")
 
     def _bank(self, model: MemorizingModel) -> Bank:

@@ -14,6 +14,7 @@ from codemem.models.encode import Text
 LEAST_BYTES, MOST_BYTES = 1024, 65_536  # of a document that can be chosen
 # Of a repository that is smaller than the budgets: how much of it is measured on, and how much trained on.
 _DEVELOPMENT_SHARE, _TRAINING_SHARE = 0.15, 0.35
+_DISTRACTORS_TO_MEMORY = 0.5  # bytes of distractors at most, to those of the repositories in memory
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def split(repositories: Sequence[Repository], budget: Budget, seed: int) -> Corp
     memory: list[tuple[str, Text]] = []
     training: list[Text] = []
     development: list[Text] = []
-    for repository in repositories:
+    near = 0
+    for repository in sorted(repositories, key=lambda repository: repository.distractor):
         documents = _distinct(repository, seen)
         random.Random(f"{seed} {repository.name}").shuffle(documents)
         total = sum(map(bytes_of, documents))
@@ -116,8 +118,10 @@ def split(repositories: Sequence[Repository], budget: Budget, seed: int) -> Corp
             development += _taken(documents, min(budget.development // share, int(_DEVELOPMENT_SHARE * total)))
             training += _taken(documents, min(budget.training // share, int(_TRAINING_SHARE * total)))
             remembered = _taken(documents, budget.memory // share)
+            near += sum(map(bytes_of, remembered))
         else:
-            remembered = _taken(documents, budget.distractors // max(1, len(repositories) - len(real)))
+            wanted = min(budget.distractors, int(_DISTRACTORS_TO_MEMORY * near))
+            remembered = _taken(documents, wanted // (len(repositories) - len(real)))
         memory += [(f"{repository.name}/{text.path}", text) for text in remembered]
     if len(training) < 2 or not development or not memory:
         raise CodememError(

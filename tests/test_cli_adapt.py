@@ -1,0 +1,56 @@
+"""`codemem adapt` on a tiny model: what it prints and writes, that the next commands use it, and how it fails."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from test_cli import answer_of, check_against_documentation, codemem, model, modules, refusal_of  # noqa: F401
+
+from codemem.models.adapter import load_adapter
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    root = modules(tmp_path / "corpus", 12)
+    (root / "pkg" / "secrets.py").write_text("KEY = 'AKIA" + "Q7" * 8 + "'\n" + "x = 1\n" * 400)
+    return root
+
+
+def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, model, corpus, tmp_path):  # noqa: F811
+    options = ["adapt", model, "--corpus", corpus, "--layers", 2, "--steps", 2]
+    answer = answer_of(codemem(*options, "--json", "--plot", tmp_path / "gates.svg"))
+    check_against_documentation("adapt", answer)
+    assert answer["model"] == "tiny" and len(answer["layers"]) <= 2
+    assert len(answer["heads"]) == 6 * len(answer["layers"])
+    assert answer["corpus"][0] == "corpus" and answer["corpus"][1].startswith("standard library")
+    assert answer["development"]["scored"] % 256 == 0
+    assert (tmp_path / "gates.svg").read_text().startswith("<?xml")
+    (file,) = (tmp_path / "cache" / "adapters").iterdir()
+    assert str(file) == answer["adapter"] and file.name.startswith("tiny-")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(load_adapter(file).layers) == answer["layers"]
+
+    status, out, _ = codemem(*options)
+    assert status == 0 and "heads open" in out and "nats/token" in out and file.name in out.replace("\n", "")
+    status, _, err = codemem("index", corpus, "--model", model)
+    assert status == 0 and "no learned gates" not in err
+    assert set(answer_of(codemem("status", corpus, "--json"))["entries_per_layer"]) == set(map(str, answer["layers"]))
+
+
+def test_an_adapter_written_elsewhere_is_not_used_by_itself(codemem, model, corpus, tmp_path):  # noqa: F811
+    out = tmp_path / "mine.safetensors"
+    answer = answer_of(codemem("adapt", model, "--corpus", corpus, "--steps", 1, "--out", out, "--json", "--restart"))
+    assert answer["adapter"] == str(out) and list(load_adapter(out).layers) == answer["layers"]
+    _, _, err = codemem("index", corpus, "--model", model)
+    assert f"codemem adapt {model}" in err.replace("\n", "")
+
+
+def test_what_adapt_cannot_do_is_said_before_it_works(codemem, model, corpus, tmp_path):  # noqa: F811
+    said, hint = refusal_of(codemem("adapt", model, "--out", tmp_path / "no" / "a.safetensors"))
+    assert "there is no folder" in said and hint.startswith("mkdir -p")
+    said, _ = refusal_of(codemem("adapt", model, "--plot", tmp_path / "gates.txt"))
+    assert "cannot be drawn" in said
+    (tmp_path / "small").mkdir()
+    said, hint = refusal_of(codemem("adapt", model, "--corpus", tmp_path / "small"))
+    assert "too few documents" in said and "codemem adapt --corpus" in hint
