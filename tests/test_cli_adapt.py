@@ -12,7 +12,7 @@ from codemem.models.adapter import load_adapter
 
 @pytest.fixture
 def corpus(tmp_path):
-    root = modules(tmp_path / "corpus", 12)
+    root = modules(tmp_path / "corpus", 6)
     (root / "pkg" / "secrets.py").write_text("KEY = 'AKIA" + "Q7" * 8 + "'\n" + "x = 1\n" * 400)
     return root
 

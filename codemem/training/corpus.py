@@ -145,8 +145,14 @@ def _distinct(repository: Repository, seen: set[str]) -> list[Text]:
 
 
 def _taken(documents: list[Text], wanted: int) -> list[Text]:
-    """Take documents off the end until they have `wanted` bytes, at least one, if there is one."""
+    """Take documents out of the list, in its order, as long as they have no more than `wanted` bytes together; at least
+    the smallest, if there is one."""
     taken: list[Text] = []
-    while documents and (not taken or sum(map(bytes_of, taken)) < wanted):
-        taken.append(documents.pop())
+    for text in documents:
+        if bytes_of(text) <= wanted:
+            taken.append(text)
+            wanted -= bytes_of(text)
+    taken = taken or sorted(documents, key=bytes_of)[:1]
+    for text in taken:
+        documents.remove(text)
     return taken
