@@ -95,7 +95,10 @@ def adapt(
         "entries": int(adapter.recipe["entries"]),
         "layers": list(adapter.layers),
         "heads": heads(adapter),
-        "development": {name: _number(value) for name, value in sorted(adapter.development.items())},
+        "development": {
+            name: int(value) if name in ("documents", "scored") else round(value, 4)
+            for name, value in sorted(adapter.development.items())
+        },
         "seconds": round(time.perf_counter() - start, 1),
     }
     if as_json:
@@ -103,10 +106,6 @@ def adapt(
         return
     _show(adapter, found)
     stderr.print("memories made with other layers are made again by: codemem index --rebuild", style="dim")
-
-
-def _number(value: float) -> float:
-    return int(value) if value.is_integer() and value > 1 else round(value, 4)
 
 
 def _repositories(specs: list[str], budget: Budget, seed: int) -> list[Repository]:

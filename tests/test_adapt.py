@@ -107,12 +107,16 @@ def test_the_gain_of_a_head_is_the_slope_of_the_loss(scanned):
             assert -slope == pytest.approx(float(gain[layer, head]), abs=2e-4 + 0.02 * abs(slope))
 
 
-def test_a_head_that_is_wholly_switched_on_reads_as_a_memory_layer_does(scanned):
-    model, piece = scanned
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "gemma3", "gpt-neox"])
+def test_a_head_that_is_wholly_switched_on_reads_as_a_memory_layer_does(architecture):
+    model = MemorizingModel(tiny_model(architecture), TOKENIZER, uniform_adapter(LAYERS, HEADS, k=16))
+    model.remember(code(1), "pkg/part_1.py")
+    piece = list(pieces(model, "pkg/part_2.py", code(2), 96, 48))[2]
     with torch.no_grad(), model.reads(tokens=False, last=piece.scored + 1):
         expected = float(loss(model, piece))
     assert loss_with(model, piece, torch.ones(4, HEADS)) == pytest.approx(expected, abs=1e-4)
     assert loss_with(model, piece, torch.zeros(4, HEADS)) != pytest.approx(expected, abs=1e-4)
+    assert scan_piece(model, piece)[0].abs().max() > 0
 
 
 def test_mass_is_the_share_of_attention_that_memory_takes(scanned):

@@ -1,11 +1,19 @@
-"""The first-order gate scan: which heads of which layers would gain from memory, by one backward pass per piece.
+"""The gate scan: which heads of which layers would gain from memory, by one backward pass per piece.
 
-Every head of every layer gets a switch g that stands at 0:
+At every position t that reads memory, head h of each layer gets a switch that stands at 0:
 
-    out_h = local_h + g_h * w_h * (memory_h - local_h),    w_h = sigmoid(LSE_memory + b - LSE_local), b = -2
+    out = local + g_ht * (memory - local)
 
-which at g = 1 is the joint softmax of `MemoryGate`. -dL/dg_h at g = 0 is what head h would gain, to first order, if it
-alone began to read; all heads are asked at once, since at 0 none of them changes what another sees.
+g is the share of attention that goes to memory. Its slope d_ht = -dL/dg_ht at g = 0, in nats, says what the head would
+gain there to first order; all heads and positions are asked at once, since at 0 none changes what another sees. With a
+bias b the joint gate (`MemoryGate`) gives memory the share w_ht(b) = sigmoid(LSE_memory + b - LSE_local), so that the
+head gains
+
+    gain_h(b) = mean over t of  w_ht(b) d_ht - (w_ht(b) d_ht)^2 / 2
+
+The second term is the curvature of the loss, by the empirical Fisher information: a head whose slopes are large and of
+either sign loses by being opened far, however they add up. Of some biases the best is kept, so that a head that memory
+hardly reaches at one of them is not passed over for one that it floods.
 """
 
 from __future__ import annotations
@@ -17,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codemem.models.adapter import DEFAULT_BIAS
 from codemem.models.attention import weighted_values
 from codemem.models.interface import AttentionFunction, handlers
 from codemem.models.memorizing import MemorizingModel
@@ -25,16 +32,19 @@ from codemem.models.memory_layer import ReadingLayer
 from codemem.training.gates import Piece, loss
 
 CLOSED_BIAS = -4.0
+BIASES = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What each head would gain from memory. gain: nats per token, its mean over pieces; error: the standard error of
-    that mean; mass: the share of attention that memory took. Each [layers, heads] float32."""
+    """What each head would gain from memory. gain: nats per token, its mean over pieces, at the best of BIASES; error: the
+    standard error of that mean; mass: the share of attention that memory then takes; bias: the best one. Each [layers,
+    heads] float32."""
 
     gain: Tensor
     error: Tensor
     mass: Tensor
+    bias: Tensor
 
     @property
     def helpful(self) -> Tensor:
@@ -42,16 +52,17 @@ class Scan:
         return self.gain > self.error
 
     def as_tensors(self) -> dict[str, Tensor]:
-        return {"gain": self.gain, "error": self.error, "mass": self.mass}
+        return {"gain": self.gain, "error": self.error, "mass": self.mass, "bias": self.bias}
 
 
 class ScanLayer:
-    """A layer whose heads read memory as far as their switches, [heads] float32, let them. mass: after a forward pass,
-    memory's share of attention, [heads], mean over the positions that read."""
+    """A layer whose heads read memory as far as their switches let them. switch: [heads, rows] float32, for the last
+    `rows` positions; logit: after a forward pass, that of memory's share of attention at the gate's bias, [heads,
+    rows], -inf where nothing was found."""
 
     def __init__(self, layer: ReadingLayer, switch: Tensor) -> None:
         self.layer, self.switch = layer, switch
-        self.mass = torch.zeros_like(switch)
+        self.logit = torch.zeros_like(switch)
 
     def __call__(
         self,
@@ -65,22 +76,22 @@ class ScanLayer:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         output = base(module, query, key, value, mask, **kwargs)[0]
-        length, last = query.shape[2], self.layer.reading.last
-        rows = length if last is None else min(length, last)
+        length, rows = query.shape[2], self.switch.shape[1]
         # At g = 0 nothing but g itself has a gradient through what memory adds.
         with torch.no_grad():
             local, memory, values, _ = self.layer.attend(query, key, mask, rotary, rows, **kwargs)
-            share = memory.sum(dim=-1)  # [batch, heads, rows]
-            self.mass = share.mean(dim=(0, 2))
-            local_share = local.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(local.dtype).tiny)
-            # memory's part of the sum, less the local part that it displaces
-            added = weighted_values(-local / local_share * share.unsqueeze(-1), value, memory, values)
-        changed = output[:, length - rows :].to(added.dtype) + self.switch[:, None] * added
+            tiny = torch.finfo(local.dtype).tiny
+            share, rest = memory.sum(dim=-1), local.sum(dim=-1)  # [batch, heads, rows]
+            self.logit = (share.log() - rest.clamp(min=tiny).log())[0]
+            whole = memory / share.clamp(min=tiny).unsqueeze(-1)
+            added = weighted_values(-local / rest.clamp(min=tiny).unsqueeze(-1), value, whole, values)
+            added = torch.where((share > 0).transpose(1, 2).unsqueeze(-1), added, 0)
+        changed = output[:, length - rows :].to(added.dtype) + self.switch.T[None, :, :, None] * added
         return torch.cat((output[:, : length - rows], changed.to(output.dtype)), dim=1), None
 
 
 def scan(model: MemorizingModel, cut: Sequence[Piece], report: Callable[[int, int], None]) -> Scan:
-    """Scan all memory layers of a model, which reads its bank with the bias DEFAULT_BIAS in every head.
+    """Scan all memory layers of a model.
 
     cut: pieces of documents that are not in the bank; report: called with (done, total) pieces. The model's parameters
     need no gradient afterwards, and its memory layers read as before.
@@ -94,16 +105,27 @@ def scan(model: MemorizingModel, cut: Sequence[Piece], report: Callable[[int, in
         gains.append(gain)
         masses.append(mass)
     report(len(cut), len(cut))
-    gain = torch.stack(gains)
+    gain = torch.stack(gains)  # [pieces, biases, layers, heads]
     error = gain.std(dim=0) / len(cut) ** 0.5 if len(cut) > 1 else torch.zeros_like(gain[0])
-    return Scan(gain.mean(dim=0), error, torch.stack(masses).mean(dim=0))
+    best = gain.mean(dim=0).argmax(dim=0, keepdim=True)
+
+    def at_best(numbers: Tensor) -> Tensor:
+        return numbers.gather(0, best)[0]
+
+    return Scan(
+        at_best(gain.mean(dim=0)),
+        at_best(error),
+        at_best(torch.stack(masses).mean(dim=0)),
+        torch.tensor(BIASES)[best[0]],
+    )
 
 
 def scan_piece(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
-    """Gain in nats per token, and memory's share of attention, of one piece: each [layers, heads] float32."""
-    layers = tuple(model.sites)
+    """Gain in nats per token, and memory's share of attention, of one piece at each of BIASES: both [biases, layers,
+    heads] float32."""
+    rows = piece.scored + 1
     switches = {
-        layer: torch.zeros(site.heads, device=model.base.device, requires_grad=True)
+        layer: torch.zeros(site.heads, rows, device=model.base.device, requires_grad=True)
         for layer, site in model.sites.items()
     }
     made: dict[int, ScanLayer] = {}
@@ -114,9 +136,15 @@ def scan_piece(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
         return made[layer]
 
     modules = {layer: site.module for layer, site in model.sites.items()}
-    with model.reads(tokens=False, last=piece.scored + 1), handlers(modules, make):
-        gradients = torch.autograd.grad(loss(model, piece), [switches[layer] for layer in layers])
-    return -torch.stack(gradients).cpu(), torch.stack([made[layer].mass for layer in layers]).float().cpu()
+    with model.reads(tokens=False, last=rows), handlers(modules, make):
+        gradients = torch.autograd.grad(loss(model, piece), list(switches.values()))
+    # The loss is a mean over tokens, a slope is of their sum.
+    slope = -torch.stack(gradients)[..., :-1].cpu() * piece.scored
+    logit = torch.stack([made[layer].logit for layer in switches])[..., :-1].float().cpu()
+    start = torch.stack([model.gates[layer].bias.detach() for layer in switches]).unsqueeze(-1).cpu()
+    shares = torch.stack([torch.sigmoid(logit - start + bias) for bias in BIASES])
+    changes = shares * slope
+    return (changes - changes.square() / 2).mean(dim=-1), shares.mean(dim=-1)
 
 
 def choose_layers(scan: Scan, count: int) -> tuple[int, ...]:
@@ -129,5 +157,5 @@ def choose_layers(scan: Scan, count: int) -> tuple[int, ...]:
 
 
 def starting_bias(scan: Scan, layer: int) -> Tensor:
-    """[heads]: DEFAULT_BIAS where a head gains, CLOSED_BIAS where it does not."""
-    return torch.where(scan.gain[layer] > 0, DEFAULT_BIAS, CLOSED_BIAS)
+    """[heads]: the best bias where a head gains, CLOSED_BIAS where it does not."""
+    return torch.where(scan.helpful[layer], scan.bias[layer], CLOSED_BIAS)
