@@ -32,7 +32,17 @@ from codemem.models.memory_layer import ReadingLayer
 from codemem.training.adapt import Options, adapt
 from codemem.training.corpus import Budget, Repository, neighbourhood, split
 from codemem.training.gates import drawn, full_pieces, loss, pieces
-from codemem.training.scan import CLOSED_BIAS, Scan, ScanLayer, choose_layers, scan, scan_piece, starting_bias
+from codemem.training.scan import (
+    BIASES,
+    CLOSED_BIAS,
+    Scan,
+    ScanLayer,
+    choose_layers,
+    scan,
+    scan_piece,
+    slopes,
+    starting_bias,
+)
 
 TOKENIZER = tiny_tokenizer()
 LAYERS = (0, 1, 2, 3)
@@ -81,6 +91,8 @@ def scanned():
 
 
 def loss_with(model, piece, switches) -> float:
+    """switches: layer -> [heads, positions]."""
+
     def make(layer):
         reader = ReadingLayer(model.sites[layer], model.gates[layer], model.bank, model.reading)
         return ScanLayer(reader, switches[layer])
@@ -90,33 +102,48 @@ def loss_with(model, piece, switches) -> float:
         return float(loss(model, piece))
 
 
-def test_the_gain_of_a_head_is_the_slope_of_the_loss(scanned):
+def test_slopes_are_those_of_the_loss(scanned):
+    """For every head when it opens everywhere, and for one at every position alone."""
     model, piece = scanned
+    slope, logit = slopes(model, piece)
+    assert slope.shape == logit.shape == (4, HEADS, piece.scored)
+    assert slope.abs().max() > 1e-3, "the memory of a random model changes something"
+    step, places = 1e-2, [(layer, head, slice(None)) for layer in LAYERS for head in range(HEADS)]
+    places += [(1, 2, slice(place, place + 1)) for place in range(0, piece.scored, 5)]
+    for layer, head, where in places:
+        values = []
+        for sign in (1, -1):
+            switches = {number: torch.zeros(HEADS, piece.scored + 1) for number in LAYERS}
+            switches[layer][head, :-1][where] = sign * step
+            values.append(loss_with(model, piece, switches))
+        found = (values[1] - values[0]) / (2 * step) * piece.scored
+        assert found == pytest.approx(float(slope[layer, head][where].sum()), abs=1e-2 + 0.02 * abs(found))
+
+
+def test_gain_is_the_slope_less_the_curvature_at_every_bias(scanned):
+    model, piece = scanned
+    slope, logit = slopes(model, piece)
     gain, mass = scan_piece(model, piece)
-    assert gain.shape == mass.shape == (4, HEADS)
-    assert gain.abs().max() > 1e-3, "the memory of a random model changes something"
-    step = 1e-2
-    for layer in LAYERS:
-        for head in range(HEADS):
-            values = []
-            for sign in (1, -1):
-                switches = torch.zeros(4, HEADS)
-                switches[layer, head] = sign * step
-                values.append(loss_with(model, piece, switches))
-            slope = (values[0] - values[1]) / (2 * step)
-            assert -slope == pytest.approx(float(gain[layer, head]), abs=2e-4 + 0.02 * abs(slope))
+    for place, bias in enumerate(BIASES):
+        share = 1 / (1 + torch.exp(-(logit + 2 + bias)))  # the untrained gate's bias is -2
+        assert torch.allclose(mass[place], share.mean(-1), atol=1e-6)
+        expected = share * slope - (share * slope) ** 2 / 2
+        assert torch.allclose(gain[place], expected.mean(-1), atol=1e-6)
+    assert (mass.diff(dim=0) > 0).all(), "a higher bias gives memory more"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "gemma3", "gpt-neox"])
-def test_a_head_that_is_wholly_switched_on_reads_as_a_memory_layer_does(architecture):
-    model = MemorizingModel(tiny_model(architecture), TOKENIZER, uniform_adapter(LAYERS, HEADS, k=16))
+def test_a_head_that_is_switched_to_its_share_reads_as_a_memory_layer_does(architecture):
+    model = MemorizingModel(tiny_model(architecture), TOKENIZER, uniform_adapter((2,), HEADS, k=16))
     model.remember(code(1), "pkg/part_1.py")
     piece = list(pieces(model, "pkg/part_2.py", code(2), 96, 48))[2]
     with torch.no_grad(), model.reads(tokens=False, last=piece.scored + 1):
         expected = float(loss(model, piece))
-    assert loss_with(model, piece, torch.ones(4, HEADS)) == pytest.approx(expected, abs=1e-4)
-    assert loss_with(model, piece, torch.zeros(4, HEADS)) != pytest.approx(expected, abs=1e-4)
-    assert scan_piece(model, piece)[0].abs().max() > 0
+    slope, logit = slopes(model, piece)
+    share = torch.nn.functional.pad(torch.sigmoid(logit[0]), (0, 1))
+    assert loss_with(model, piece, {2: share}) == pytest.approx(expected, abs=1e-4)
+    assert loss_with(model, piece, {2: 0 * share}) != pytest.approx(expected, abs=1e-4)
+    assert slope.abs().max() > 0
 
 
 def test_mass_is_the_share_of_attention_that_memory_takes(scanned):
@@ -125,11 +152,11 @@ def test_mass_is_the_share_of_attention_that_memory_takes(scanned):
     _, mass = scan_piece(model, piece)
     assert ((mass > 0) & (mass < 1)).all()
     length, shares = piece.ids.shape[1], []
-    for end in range(length - piece.scored, length + 1):
+    for end in range(length - piece.scored, length):
         with torch.no_grad(), model.reads(tokens=False, last=1, traced=True) as reading:
             model(input_ids=piece.ids[:, :end], use_cache=False)
             shares.append(reading.trace[0][1].sum(dim=-1))
-    assert torch.allclose(mass[0], torch.stack(shares).mean(dim=0), atol=1e-5)
+    assert torch.allclose(mass[BIASES.index(-2.0)][0], torch.stack(shares).mean(dim=0), atol=1e-5)
 
 
 def test_a_scan_leaves_the_memory_layers_as_they_were(scanned):
@@ -173,17 +200,17 @@ def test_the_head_that_memory_helps_is_found():
     assert found.gain[elsewhere].abs().max() == 0
     assert choose_layers(found, 1) == choose_layers(found, 4) == (2,)
     bias = starting_bias(found, 2).tolist()
-    assert bias[4] == -2 and set(bias[:4] + bias[5:]) == {CLOSED_BIAS}
+    assert bias[4] == found.bias[2, 4] - 1 and set(bias[:4] + bias[5:]) == {CLOSED_BIAS}
 
 
 def test_layers_are_chosen_by_the_sum_of_heads_that_surely_gain():
     gain = torch.tensor([[0.5, -9.0], [0.3, 0.3], [0.9, 0.0], [0.0, 0.1]])
     error = torch.tensor([[0.1, 0.1], [0.1, 0.1], [1.0, 0.1], [0.1, 0.05]])
-    found = Scan(gain, error, torch.zeros(4, 2))
+    found = Scan(gain, error, torch.zeros(4, 2), torch.zeros(4, 2))
     assert choose_layers(found, 1) == (1,)
     assert choose_layers(found, 2) == (0, 1)
     assert choose_layers(found, 9) == (0, 1, 3), "layer 2 gains no more than its error"
-    assert choose_layers(Scan(gain - 10, error, gain), 2) == (2,), "where nothing helps, the least bad"
+    assert choose_layers(Scan(gain - 10, error, gain, gain), 2) == (2,), "where nothing helps, the least bad"
 
 
 # The corpus.
@@ -266,7 +293,7 @@ def test_an_adapter_says_how_it_was_made_and_what_it_is_worth(whole):
     assert adapter.corpus == ("one", "two", "far")
     assert adapter.recipe["steps"] == "4" and int(adapter.recipe["entries"]) > 3000
     assert adapter.scan["gain"].shape == (4, HEADS)
-    start = {layer: torch.where(adapter.scan["gain"][layer] > 0, -2.0, -4.0) for layer in adapter.layers}
+    start = {layer: starting_bias(Scan(**adapter.scan), layer) for layer in adapter.layers}
     assert any(not torch.equal(adapter.bias[layer], start[layer]) for layer in adapter.layers), "gates were trained"
     figures = adapter.development
     assert figures["scored"] == 3 * 64

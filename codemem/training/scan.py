@@ -37,9 +37,9 @@ BIASES = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class Scan:
-    """What each head would gain from memory. gain: nats per token, its mean over pieces, at the best of BIASES; error: the
-    standard error of that mean; mass: the share of attention that memory then takes; bias: the best one. Each [layers,
-    heads] float32."""
+    """What each head would gain from memory. gain: nats per token, its mean over pieces, at the best of BIASES; error:
+    the standard error of that mean; mass: the share of attention that memory then takes; bias: the best one. Each
+    [layers, heads] float32."""
 
     gain: Tensor
     error: Tensor
@@ -123,6 +123,16 @@ def scan(model: MemorizingModel, cut: Sequence[Piece], report: Callable[[int, in
 def scan_piece(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
     """Gain in nats per token, and memory's share of attention, of one piece at each of BIASES: both [biases, layers,
     heads] float32."""
+    slope, logit = slopes(model, piece)
+    start = torch.stack([gate.bias.detach() for gate in model.gates.values()]).unsqueeze(-1).cpu()
+    shares = torch.stack([torch.sigmoid(logit - start + bias) for bias in BIASES])
+    changes = shares * slope
+    return (changes - changes.square() / 2).mean(dim=-1), shares.mean(dim=-1)
+
+
+def slopes(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
+    """What each scored position of a piece gains, in nats, by a head's first step towards memory, and the logit of
+    memory's share of its attention at the gate's bias: both [layers, heads, scored] float32."""
     rows = piece.scored + 1
     switches = {
         layer: torch.zeros(site.heads, rows, device=model.base.device, requires_grad=True)
@@ -138,13 +148,9 @@ def scan_piece(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
     modules = {layer: site.module for layer, site in model.sites.items()}
     with model.reads(tokens=False, last=rows), handlers(modules, make):
         gradients = torch.autograd.grad(loss(model, piece), list(switches.values()))
-    # The loss is a mean over tokens, a slope is of their sum.
+    # The loss is a mean over tokens, a slope is of their sum; the last position predicts nothing.
     slope = -torch.stack(gradients)[..., :-1].cpu() * piece.scored
-    logit = torch.stack([made[layer].logit for layer in switches])[..., :-1].float().cpu()
-    start = torch.stack([model.gates[layer].bias.detach() for layer in switches]).unsqueeze(-1).cpu()
-    shares = torch.stack([torch.sigmoid(logit - start + bias) for bias in BIASES])
-    changes = shares * slope
-    return (changes - changes.square() / 2).mean(dim=-1), shares.mean(dim=-1)
+    return slope, torch.stack([made[layer].logit for layer in switches])[..., :-1].float().cpu()
 
 
 def choose_layers(scan: Scan, count: int) -> tuple[int, ...]:
@@ -157,5 +163,6 @@ def choose_layers(scan: Scan, count: int) -> tuple[int, ...]:
 
 
 def starting_bias(scan: Scan, layer: int) -> Tensor:
-    """[heads]: the best bias where a head gains, CLOSED_BIAS where it does not."""
-    return torch.where(scan.helpful[layer], scan.bias[layer], CLOSED_BIAS)
+    """[heads]: the best bias where a head gains, less one, since heads that are opened together gain less than one by
+    one; CLOSED_BIAS where it does not gain."""
+    return torch.where(scan.helpful[layer], scan.bias[layer] - 1, CLOSED_BIAS)
