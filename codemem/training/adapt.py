@@ -5,6 +5,7 @@ next token comes from token memory.
     encode    the bank: documents of the corpus, and distractors, at the layers chosen
     gates     biases and temperatures                                               training/gates.py
     mixture   the weight of token memory                                            training/mixture.py
+    joint     gates again, beside token memory: they learn to say what it does not; then the mixture again
     measure   on documents that nothing was learned from
 
 The result of a stage is kept, so that a run that was cut goes on, and to the same adapter.
@@ -41,14 +42,15 @@ from codemem.training.scan import Scan, choose_layers, scan, starting_bias
 
 Report = Callable[[str, int, int], None]
 _GROUP_BYTES = 32_768  # of source, encoded together
-_FORMAT = 1  # of what the stages leave
+_FORMAT = 2  # of what the stages leave
 
 
 @dataclass(frozen=True)
 class Options:
-    """layers: how many memory layers at most; k: neighbours of a query; steps: of gate training, a piece each; context,
-    scored: tokens in a piece, and those of them that are predicted; scan_entries: in the bank of the scan, which holds
-    all layers; the other numbers of pieces say how much is read in each stage.
+    """layers: how many memory layers at most; k: neighbours of a query; steps, joint_steps: of gate training, a piece
+    each, alone and beside token memory; context, scored: tokens in a piece, and those of them that are predicted;
+    scan_entries: in the bank of the scan, which holds all layers; the other numbers of pieces say how much is read in
+    each stage.
 
     The defaults take a model of 135M parameters less than 30 minutes on two cores.
     """
@@ -56,6 +58,7 @@ class Options:
     layers: int = 4
     k: int = DEFAULT_K
     steps: int = 100
+    joint_steps: int = 60
     seed: int = 0
     context: int = 512
     scored: int = 256
@@ -93,9 +96,12 @@ def adapt(
     )
     model = MemorizingModel(loaded.model, loaded.tokenizer, start)
     try:
-        gates = run.stage("gates", lambda: run.gates(model), lambda kept: int(kept["step"]) == options.steps)
+        alone = run.gates(model, "gates", options.steps)
+        _set_gates(model, alone)
+        model.mixture.load_state_dict(_network(run.stage("mixture", lambda: run.mixture(model))))
+        gates = run.gates(model, "joint-gates", options.joint_steps, tokens=True)
         _set_gates(model, gates)
-        trained = run.stage("mixture", lambda: run.mixture(model))
+        trained = run.stage("joint-mixture", lambda: run.mixture(model))
         figures = run.stage("development", lambda: run.development(model, start, gates, trained))
         entries = int(figures.pop("entries"))
     finally:
@@ -106,7 +112,7 @@ def adapt(
         bias={layer: gates[f"bias.{layer}"] for layer in layers},
         temperature={layer: gates[f"temperature.{layer}"] for layer in layers},
         name=loaded.name,
-        mixture={name: tensor for name, tensor in trained.items() if name != "lambda"},
+        mixture=_network(trained),
         signature=signature,
         recipe=_in_words(options) | {"entries": str(entries), "dtype": str(loaded.model.dtype), "digest": recipe},
         corpus=tuple(repository.name for repository in repositories),
@@ -124,15 +130,9 @@ class _Run:
         self.loaded, self.corpus, self.options = loaded, corpus, options
         self.folder, self.recipe, self.report = folder, recipe, report
 
-    def stage(
-        self,
-        name: str,
-        make: Callable[[], dict[str, Tensor]],
-        finished: Callable[[dict[str, Tensor]], bool] = lambda _: True,
-    ) -> dict[str, Tensor]:
-        """What an earlier run with this recipe has left, if it is finished, else what `make` gives, which is kept."""
-        kept = self._kept(name)
-        if kept is not None and finished(kept):
+    def stage(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What an earlier run with this recipe has left, else what `make` gives, which is kept."""
+        if (kept := self._kept(name)) is not None:
             return kept
         made = make()
         self._keep(name, made)
@@ -173,18 +173,22 @@ class _Run:
         finally:
             model.detach()
 
-    def gates(self, model: MemorizingModel) -> dict[str, Tensor]:
-        """The state of `GateTraining` after the last step; kept after every step."""
+    def gates(self, model: MemorizingModel, name: str, steps: int, *, tokens: bool = False) -> dict[str, Tensor]:
+        """The state of `GateTraining` after so many steps from the model's gates; kept after every step."""
+        kept = self._kept(name)
+        if kept is not None and int(kept["step"]) == steps:
+            return kept
         model.bank = self._bank(model)
-        order = self._pieces(model, self.corpus.training, "gates", self.options.steps)
-        training = GateTraining(model, [piece for _, piece in order])
-        if (kept := self._kept("gates")) is not None:
+        order = self._pieces(model, self.corpus.training, name, steps)
+        training = GateTraining(model, [piece for _, piece in order], tokens=tokens)
+        if kept is not None:
             training.restore(kept)
+        stage = "training gates beside token memory" if tokens else "training gates"
         while not training.finished:
-            self.report("training gates", training.step, self.options.steps)
+            self.report(stage, training.step, steps)
             training.advance()
-            self._keep("gates", training.state())
-        self.report("training gates", training.step, self.options.steps)
+            self._keep(name, training.state())
+        self.report(stage, training.step, steps)
         return training.state()
 
     def mixture(self, model: MemorizingModel) -> dict[str, Tensor]:
@@ -210,7 +214,7 @@ class _Run:
         """Nats per token of development documents by what is read, beside how many there are, and the bank's size."""
         model.bank = self._bank(model)
         mixture = Mixture()
-        mixture.load_state_dict({name: tensor for name, tensor in trained.items() if name != "lambda"})
+        mixture.load_state_dict(_network(trained))
         mixture.requires_grad_(False)
         cut = self._pieces(model, self.corpus.development, "development", self.options.development_pieces)
         number = 0
@@ -280,6 +284,11 @@ class _Run:
 
 
 _KINDS = ("bias", "temperature")
+
+
+def _network(mixture: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the network alone, without the best constant weight."""
+    return {name: tensor for name, tensor in mixture.items() if name != "lambda"}
 
 
 def _set_gates(model: MemorizingModel, tensors: dict[str, Tensor]) -> None:

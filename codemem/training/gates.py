@@ -81,13 +81,15 @@ class GateTraining:
         model: MemorizingModel,
         order: Sequence[Piece],
         *,
+        tokens: bool = False,
         bias_rate: float = 0.15,
         temperature_rate: float = 0.02,
     ) -> None:
-        """order: the piece of every step."""
+        """order: the piece of every step; tokens: whether token memory is read too, so that gates learn what it does
+        not know already."""
         for parameter in model.base.parameters():
             parameter.requires_grad_(False)
-        self.model, self.order, self.step = model, order, 0
+        self.model, self.order, self.tokens, self.step = model, order, tokens, 0
         self._parameters = {
             f"{name}.{layer}": parameter
             for name in ("bias", "temperature")
@@ -109,7 +111,7 @@ class GateTraining:
         decay = (1 + math.cos(math.pi * self.step / len(self.order))) / 2
         for name, group in zip(self._parameters, self._optimizer.param_groups, strict=True):
             group["lr"] = self._rates[name.split(".")[0]] * decay
-        with self.model.reads(tokens=False, last=piece.scored + 1):
+        with self.model.reads(tokens=self.tokens, last=piece.scored + 1):
             value = loss(self.model, piece)
             self._optimizer.zero_grad()
             torch.autograd.backward(value)
