@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.corpus import CALIBRATION, arguments, report
+from benchmarks.corpus import arguments, report
+from cli.adapt import CORPUS
 from codemem.memory.states import compress, turn
 from codemem.models.encode import tokenize
 from codemem.models.loading import LoadedModel, load_model
@@ -44,7 +45,7 @@ def rounded(states: Tensor, bits: int) -> Tensor:
 
 def main() -> None:
     parser = arguments("What keeping final hidden states small loses.")
-    parser.set_defaults(package=CALIBRATION[0])
+    parser.set_defaults(package=CORPUS[0])
     parser.add_argument("--tokens", type=int, default=17_000)
     options = parser.parse_args()
     loaded = load_model(options.model)
