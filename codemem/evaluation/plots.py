@@ -21,7 +21,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     figures: dict[str, Any] = {}
     for kind, found in results.get("lines", {}).items():
         figure = figures[f"lines-{kind}"] = Figure(figsize=(8, 4.5), layout="constrained")
-        _lines(figure.subplots(1, 2, sharey=True), found, f"{title}: {found['tasks']} {kind} lines")
+        _lines(figure.subplots(1, 2, sharey=True), found, f"{title}: {found['tasks']} lines, {kind}")
     if "likelihood" in results:
         figure = figures["likelihood"] = Figure(figsize=(6, 4), layout="constrained")
         _sizes(figure.subplots(), results["likelihood"], title)
@@ -35,9 +35,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
 
 def _lines(panels: Any, found: dict[str, Any], title: str) -> None:
     names = list(found["arms"])
-    for axes, key, label in zip(
-        panels, ("exact", "nats"), ("exact match, difference to no memory", "nats per token"), strict=True
-    ):
+    for axes, key, label in zip(panels, ("exact", "nats"), ("exact match", "nats per token"), strict=True):
         for place, name in enumerate(names):
             arm = found["arms"][name]
             difference, low, high = arm["against"][NONE][key]
@@ -46,9 +44,9 @@ def _lines(panels: Any, found: dict[str, Any], title: str) -> None:
                 arm[key], place, xerr=[[difference - low], [high - difference]], color="black", linewidth=1, capsize=2
             )
         axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(label.split(",")[0] + ", 95 % interval of the difference to no memory")
+        axes.set_xlabel(label)
     panels[0].invert_yaxis()
-    panels[0].figure.suptitle(title)
+    panels[0].figure.suptitle(f"{title}\nwith the 95 % interval of the difference to no memory", fontsize="medium")
 
 
 def _sizes(axes: Any, found: dict[str, Any], title: str) -> None:
