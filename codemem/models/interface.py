@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -28,24 +28,31 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 _PREFIX = "codemem_"
 
 
-class Handler(Protocol):
-    """What an attention layer calls in place of its implementation.
+@dataclass(frozen=True)
+class Call:
+    """One call of an attention layer.
 
-    base: that implementation; query: [batch, heads, T, d], key, value: [batch, kv_heads, S, d], rotated by cos, sin:
-    [batch, T, r]. Returns what `base` returns: the output [batch, T, heads, d] and the weights or None.
+    base: the implementation that the model had before; query: [batch, heads, T, d]; key, value: [batch, kv_heads, S,
+    d]; query and key rotated by rotary: cosines and sines [batch, T, r]; mask: [batch, 1 or heads, T, S] or None;
+    kwargs: what else that implementation takes, "scaling" among it.
     """
 
-    def __call__(
-        self,
-        base: AttentionFunction,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]: ...
+    base: AttentionFunction
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+    kwargs: dict[str, Any]
+
+    def plain(self) -> tuple[Tensor, Tensor | None]:
+        """What the layer gives by itself: the output [batch, T, heads, d], and the weights or None."""
+        return self.base(self.module, self.query, self.key, self.value, self.mask, **self.kwargs)
+
+
+# What an attention layer calls in place of its implementation. Returns what `Call.plain` returns.
+Handler = Callable[[Call], tuple[Tensor, Tensor | None]]
 
 
 class StopForwardError(Exception):
@@ -79,7 +86,7 @@ def _dispatching(base: AttentionFunction) -> AttentionFunction:
         attached = _attached.get(module)
         if attached is None:
             return base(module, query, key, value, mask, **kwargs)
-        return attached.handler(base, module, query, key, value, mask, attached.rotary, **kwargs)
+        return attached.handler(Call(base, module, query, key, value, mask, attached.rotary, kwargs))
 
     return attend
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codemem.memory.bank import Bank
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
-from codemem.models.interface import AttentionFunction
+from codemem.models.interface import Call
 from codemem.models.probe import Site
 from codemem.models.rotary import rotate, unrotate
 
@@ -44,45 +43,33 @@ class ReadingLayer:
     def __init__(self, site: Site, gate: MemoryGate, bank: Bank, reading: Reading) -> None:
         self.site, self.gate, self.bank, self.reading = site, gate, bank, reading
 
-    def __call__(
-        self,
-        base: AttentionFunction,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        reading, length = self.reading, query.shape[2]
+    def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        reading, length, key, value = self.reading, call.query.shape[2], call.key, call.value
         rows = length if reading.last is None else min(length, reading.last)
         if not reading.attention or not rows or not len(self.bank):
-            return base(module, query, key, value, mask, **kwargs)
+            return call.plain()
         # Only the last rows read memory; the base implementation is fastest for those before them.
-        plain = None if rows == length else base(module, query, key, value, mask, **kwargs)[0]
-        if mask is None and length > 1:
+        plain = None if rows == length else call.plain()[0]
+        if call.mask is None and length > 1:
             key, value = key[:, :, :length], value[:, :, :length]  # a static cache is longer than what it holds
-        local_weights, memory_weights, values, found = self.attend(query, key, mask, rotary, rows, **kwargs)
+        local_weights, memory_weights, values, found = self.attend(call, key, rows)
         self.bank.note(found, memory_weights)
         if reading.trace is not None:
             k = found.shape[-1]
             reading.trace.append((found[:, :, -1].reshape(-1, k), memory_weights[:, :, -1].detach().reshape(-1, k)))
-        output = weighted_values(local_weights, value, memory_weights, values).to(query.dtype)
+        output = weighted_values(local_weights, value, memory_weights, values).to(call.query.dtype)
         return output if plain is None else torch.cat((plain[:, : length - rows], output), dim=1), None
 
-    def attend(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor], rows: int, **kwargs: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the last `rows` positions attend to: weights of local context [batch, heads, rows, length] and of memory
-        [batch, heads, rows, k], both at least float32; the values [batch, heads, rows, k, d] and bank rows [batch,
-        heads, rows, k] of the latter, -1 where there is none."""
-        first = query.shape[2] - rows
-        if mask is not None:
-            mask = mask[..., first:, :]
-        scaling, softcap = kwargs["scaling"], kwargs.get("softcap")
-        reader = query[:, :, first:].to(torch.promote_types(query.dtype, torch.float32))
-        cos, sin = (x[:, None, first:] for x in rotary)
+    def attend(self, call: Call, key: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the last `rows` positions attend to, local context by `key` [batch, kv_heads, length, d]: weights of
+        local context [batch, heads, rows, length] and of memory [batch, heads, rows, k], both at least float32; the
+        values [batch, heads, rows, k, d] and bank rows [batch, heads, rows, k] of the latter, -1 where there is none.
+        """
+        first = call.query.shape[2] - rows
+        mask = None if call.mask is None else call.mask[..., first:, :]
+        scaling, softcap = call.kwargs["scaling"], call.kwargs.get("softcap")
+        reader = call.query[:, :, first:].to(torch.promote_types(call.query.dtype, torch.float32))
+        cos, sin = (x[:, None, first:] for x in call.rotary)
         placeless = rotate(unrotate(reader, cos, sin), self.site.cos.to(reader), self.site.sin.to(reader))
         keys, values, found = self._retrieve(placeless)
         local_weights, memory_weights = self.gate(
@@ -119,18 +106,9 @@ class RecordingLayer:
     def __init__(self, recorded: dict[int, Tensor], layer: int) -> None:
         self.recorded, self.layer = recorded, layer
 
-    def __call__(
-        self,
-        base: AttentionFunction,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        cos, sin = (x[:, None] for x in rotary)
-        pairs = torch.stack((unrotate(key, cos, sin).to(key.dtype), value), dim=3)  # [batch, kv_heads, T, 2, d]
+    def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        cos, sin = (x[:, None] for x in call.rotary)
+        # [batch, kv_heads, T, 2, d]
+        pairs = torch.stack((unrotate(call.key, cos, sin).to(call.key.dtype), call.value), dim=3)
         self.recorded[self.layer] = pairs.transpose(1, 2)
-        return base(module, query, key, value, mask, **kwargs)
+        return call.plain()

@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 
 from codemem.errors import CodememError
 from codemem.models.interface import (
-    AttentionFunction,
+    Call,
     StopForwardError,
     attention_modules,
     handlers,
@@ -49,24 +48,14 @@ class Site:
 class _Probe:
     """A handler that notes what one layer receives."""
 
-    def __init__(self, seen: dict[int, dict[str, Any]], layer: int, last: bool) -> None:
+    def __init__(self, seen: dict[int, Call], layer: int, last: bool) -> None:
         self.seen, self.layer, self.last = seen, layer, last
 
-    def __call__(
-        self,
-        base: AttentionFunction,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        self.seen[self.layer] = {"q": query, "k": key, "v": value, "rotary": rotary, "s_aux": kwargs.get("s_aux")}
+    def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        self.seen[self.layer] = call
         if self.last:
             raise StopForwardError
-        return base(module, query, key, value, mask, **kwargs)
+        return call.plain()
 
 
 @torch.no_grad()
@@ -83,7 +72,7 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
         raise CodememError(
             f"{name} has no attention layer {absent[0]}; its layers are 0 to {len(modules) - 1}", SUPPORTED
         )
-    seen: dict[int, dict[str, Any]] = {}
+    seen: dict[int, Call] = {}
     chosen = {layer: modules[layer] for layer in sorted(layers)}
     # The two batch rows hold the same token, so that all that differs between them is the position.
     token = torch.full((2, 1), min(100, model.config.get_text_config().vocab_size - 1), device=model.device)
@@ -98,19 +87,19 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
     return {layer: _site(name, layer, module, seen.get(layer)) for layer, module in chosen.items()}
 
 
-def _site(name: str, layer: int, module: nn.Module, seen: dict[str, Any] | None) -> Site:
+def _site(name: str, layer: int, module: nn.Module, seen: Call | None) -> Site:
     if seen is None:
         raise CodememError(f"{name} does not run layer {layer} through transformers' attention interface", SUPPORTED)
-    query, key, value = seen["q"], seen["k"], seen["v"]
-    if seen["rotary"] is None:
+    query, key, value = seen.query, seen.key, seen.value
+    if seen.rotary is None:
         raise CodememError(f"{name} has no rotary position embedding in layer {layer}", SUPPORTED)
-    if seen["s_aux"] is not None:
+    if seen.kwargs.get("s_aux") is not None:
         raise CodememError(
             f"{name} has learned attention sinks in layer {layer}, which memory attention does not know", SUPPORTED
         )
     if key.shape[-1] != value.shape[-1] or query.shape[-1] != key.shape[-1]:
         raise CodememError(f"{name} has queries, keys and values of different sizes in layer {layer}", SUPPORTED)
-    cos, sin = (x.expand(2, -1, -1)[1, 0].float() for x in seen["rotary"])
+    cos, sin = (x.expand(2, -1, -1)[1, 0].float() for x in seen.rotary)
     scale = (cos**2 + sin**2).sqrt().mean()
     for x in (query, key):
         start, turned = x[0].float(), x[1].float()

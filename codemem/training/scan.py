@@ -20,13 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codemem.models.attention import weighted_values
-from codemem.models.interface import AttentionFunction, handlers
+from codemem.models.interface import Call, handlers
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.memory_layer import ReadingLayer
 from codemem.training.gates import Piece, loss
@@ -64,27 +63,17 @@ class ScanLayer:
         self.layer, self.switch = layer, switch
         self.logit = torch.zeros_like(switch)
 
-    def __call__(
-        self,
-        base: AttentionFunction,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        rotary: tuple[Tensor, Tensor],
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        output = base(module, query, key, value, mask, **kwargs)[0]
-        length, rows = query.shape[2], self.switch.shape[1]
+    def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
+        output = call.plain()[0]
+        length, rows = call.query.shape[2], self.switch.shape[1]
         # At g = 0 nothing but g itself has a gradient through what memory adds.
         with torch.no_grad():
-            local, memory, values, _ = self.layer.attend(query, key, mask, rotary, rows, **kwargs)
+            local, memory, values, _ = self.layer.attend(call, call.key, rows)
             tiny = torch.finfo(local.dtype).tiny
             share, rest = memory.sum(dim=-1), local.sum(dim=-1)  # [batch, heads, rows]
             self.logit = (share.log() - rest.clamp(min=tiny).log())[0]
             whole = memory / share.clamp(min=tiny).unsqueeze(-1)
-            added = weighted_values(-local / rest.clamp(min=tiny).unsqueeze(-1), value, whole, values)
+            added = weighted_values(-local / rest.clamp(min=tiny).unsqueeze(-1), call.value, whole, values)
             added = torch.where((share > 0).transpose(1, 2).unsqueeze(-1), added, 0)
         changed = output[:, length - rows :].to(added.dtype) + self.switch.T[None, :, :, None] * added
         return torch.cat((output[:, : length - rows], changed.to(output.dtype)), dim=1), None
