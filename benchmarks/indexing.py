@@ -16,13 +16,12 @@ import torch
 
 from benchmarks.corpus import arguments, bars, report
 from codemem.memory.store import FOLDER, Store
-from codemem.models.encode import Text, Window, plan
+from codemem.models.encode import Window, grouped, plan
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
-from codemem.syntax import outline
-from indexer.documents import Document, read_document
+from indexer.documents import Document, outlined, read_document
 from indexer.packages import package
-from indexer.pipeline import Progress, groups_of, index
+from indexer.pipeline import Progress, index
 from indexer.walk import walk
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     model = pretrained.model
     root = package(options.package)
     shutil.rmtree(root / FOLDER, ignore_errors=True)
-    groups = iter(list(groups_of(walk(root).files)))
+    groups = iter(list(grouped(walk(root).files, lambda file: file.size)))
     bare = {"seconds": 0.0, "positions": 0}
 
     @torch.no_grad()
@@ -48,8 +47,7 @@ def main() -> None:
         start = time.perf_counter()
         files = next(groups, [])
         read = [document for document in map(read_document, files) if isinstance(document, Document)]
-        texts = [Text(d.path, d.text, outline(d.text, d.language).boundaries) for d in read]
-        batches = plan(model.tokenizer, texts)
+        batches = plan(model.tokenizer, [outlined(document) for document in read])
         begin = time.perf_counter()
         for batch in batches:
             forward(model, batch)

@@ -111,12 +111,11 @@ def adapt(
 def _repositories(specs: list[str], budget: Budget, seed: int) -> list[Repository]:
     """What the specifications name, as much of each as can be used, and the standard library as distractor."""
     from codemem.training.corpus import Repository
-    from indexer.packages import documents, is_requirement, package, stdlib_documents
+    from indexer.packages import documents, stdlib_documents, target
 
     repositories: list[Repository] = []
     for spec in specs:
-        root = package(spec) if is_requirement(spec) else Path(spec).resolve()
-        name = spec if is_requirement(spec) else root.name
+        name, root = target(spec)
         if taken := sum(each.name.split(" #")[0] == name for each in repositories):
             name = f"{name} #{taken + 1}"
         texts = _sample(documents(root), budget.of_repository(len(specs)), f"{seed} {name}")
@@ -127,16 +126,12 @@ def _repositories(specs: list[str], budget: Budget, seed: int) -> list[Repositor
 
 
 def _sample(documents: list[Document], wanted: int, seed: str) -> tuple[Any, ...]:
-    from codemem.models.encode import Text
-    from codemem.syntax import outline
     from codemem.training.corpus import neighbourhood, suitable
+    from indexer.documents import outlined
 
     candidates = sorted((d for d in documents if suitable(d.size)), key=lambda d: d.path)
     chosen = neighbourhood([d.size for d in candidates], int(_SPARE * wanted), seed)
-    return tuple(
-        Text(document.path, document.text, outline(document.text, document.language).boundaries)
-        for document in (candidates[place] for place in chosen)
-    )
+    return tuple(outlined(candidates[place]) for place in chosen)
 
 
 def _show(adapter: Adapter, found: dict[str, Any]) -> None:

@@ -61,14 +61,14 @@ def evaluate(
     from codemem.memory.store import model_of
     from codemem.models.pretrained import load_memorizing
     from indexer.packages import documents as read_documents
-    from indexer.packages import is_requirement, package
+    from indexer.packages import target as named
 
     wanted = tuple(part or PARTS)
     if unknown := [name for name in wanted if name not in PARTS]:
         raise CodememError(f"{unknown[0]} is no part of an evaluation", f"--part {' | '.join(PARTS)}")
-    root = package(target) if is_requirement(target) else Path(target).resolve()
-    name = target if is_requirement(target) else root.name
-    found = [Source(d.path, d.text, d.language) for d in read_documents(root)]
+    name, root = named(target)
+    read = read_documents(root)
+    found = [Source(document.path, document.text, document.language) for document in read]
     divided = split(found, held_out, tasks, seed)
     with stderr.status("loading the model"):
         pretrained = load_memorizing(model or model_of(root))
@@ -88,7 +88,7 @@ def evaluate(
         "seed": seed,
     }
     settings = [_VERSION, pretrained.fingerprint.digest, _adapter_hash(pretrained), name, held_out, tasks, seed]
-    content = [(d.path, hashlib.sha256(d.text.encode()).hexdigest()) for d in found]
+    content = [(document.path, document.content_hash) for document in read]
     file = _kept(hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest(), restart)
     try:
         with StageBar() as bar:
@@ -128,10 +128,10 @@ def _remembered(pretrained: Pretrained, root: Path) -> Any:
 def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, Entries]]:
     """The entries of other repositories, each indexed when it is needed."""
     from codemem.memory.store import Store
-    from indexer.packages import is_requirement, package
+    from indexer.packages import target
 
     for spec in specs:
-        root = package(spec) if is_requirement(spec) else Path(spec).resolve()
+        _, root = target(spec)
         _remembered(pretrained, root)
         with Store(root) as store:
             for record in store.documents():

@@ -53,6 +53,14 @@ def package(requirement: str) -> Path:
     return folder
 
 
+def target(spec: str) -> tuple[str, Path]:
+    """Name and folder of what a command line means: a package with its version, or a folder."""
+    if is_requirement(spec):
+        return spec, package(spec)
+    root = Path(spec).resolve()
+    return root.name, root
+
+
 def stdlib() -> Path:
     """The standard library of the Python that runs."""
     return Path(sysconfig.get_path("stdlib"))

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.store import Record, Store
-from codemem.models.encode import Text, encode
+from codemem.models.encode import encode, grouped
 from codemem.models.memorizing import MemorizingModel
-from codemem.syntax import outline
 from indexer.changes import compare
-from indexer.documents import Document, read_document
+from indexer.documents import Document, outlined, read_document
 from indexer.walk import SkipReason, SourceFile
-
-# Bytes of source that are encoded, stored and committed together: some ten full windows, a few seconds of work.
-GROUP_BYTES = 32_768
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
         # What was refused is read again, since another version of codemem may find it worth remembering.
         waiting = changes.new + changes.changed + changes.refused
         tokens, done, total = 0, 0, sum(file.size for file in waiting)
-        for files in groups_of(waiting):
+        for files in grouped(waiting, lambda file: file.size):
             documents = _read(files, skipped)
             tokens += _remember(model, store, documents, [file.path for file in files if file.path in skipped])
             done += sum(file.size for file in files)
@@ -100,18 +96,6 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
     )
 
 
-def groups_of(files: tuple[SourceFile, ...]) -> Iterator[list[SourceFile]]:
-    """Files that are encoded and committed together, in order."""
-    group: list[SourceFile] = []
-    for file in files:
-        group.append(file)
-        if sum(member.size for member in group) >= GROUP_BYTES:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
 def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:
     """The documents among the files; the reasons of the others go into `skipped`."""
     documents = []
@@ -129,10 +113,7 @@ def _remember(model: MemorizingModel, store: Store, documents: list[Document], r
     Returns the number of tokens encoded."""
     blobs = {document.path: store.blob_name(document.path, document.content_hash) for document in documents}
     fresh = [document for document in documents if not store.has(blobs[document.path])]
-    texts = []
-    for document in fresh:
-        shape = outline(document.text, document.language)
-        texts.append(Text(document.path, document.text, shape.boundaries, shape.symbols))
+    texts = [outlined(document) for document in fresh]
     counts = {}
     for document, entries in zip(fresh, encode(model.base, model.tokenizer, model.sites, texts), strict=True):
         store.write(blobs[document.path], entries)

@@ -16,11 +16,11 @@ from codemem.errors import CodememError
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
-from codemem.models.encode import tokenize
+from codemem.models.encode import GROUP_BYTES, grouped, tokenize
 from codemem.models.memorizing import MemorizingModel
 from indexer.changes import compare
 from indexer.documents import text_of
-from indexer.pipeline import GROUP_BYTES, Progress, Summary, groups_of, index
+from indexer.pipeline import Progress, Summary, index
 from indexer.walk import MAX_BYTES, SourceFile
 
 TOKENIZER = tiny_tokenizer()
@@ -124,7 +124,7 @@ def test_groups_hold_all_files_in_order_and_end_when_they_are_large_enough():
     files = tuple(
         SourceFile(str(i), Path(str(i)), size, 0) for i, size in enumerate((10, GROUP_BYTES, 5, 5, 40_000, 1))
     )
-    groups = list(groups_of(files))
+    groups = list(grouped(files, lambda file: file.size))
     assert [file for group in groups for file in group] == list(files)
     assert [len(group) for group in groups] == [2, 3, 1]
 

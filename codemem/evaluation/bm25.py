@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from codemem.completion.snippets import Snippet
-from codemem.errors import CodememError
+from codemem.extras import optional
 
 WINDOW, STRIDE = 20, 10  # lines
 _PART = re.compile(r"[^\W\d_]+|\d+")
@@ -28,10 +28,7 @@ class WindowIndex:
     """
 
     def __init__(self, documents: Iterable[tuple[str, str]]) -> None:
-        try:
-            import bm25s
-        except ImportError as error:
-            raise CodememError("BM25 needs bm25s", "pip install 'codemem[eval]'") from error
+        bm25s = optional("bm25s")
         self._windows: list[Snippet] = []
         words: list[list[str]] = []
         for path, text in documents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 
@@ -39,8 +40,9 @@ def nested(bank: Bank, others: Iterable[tuple[str, Entries]], sizes: Sequence[in
     other repositories; ends where there are no more. A size is met by the last document that is begun, whole."""
     order = list(bank.documents)
     random.Random(seed).shuffle(order)
-    documents = iter([*((path, bank.entries(path)) for path in order)])
-    following = _chained(documents, others)
+    following = chain(
+        ((path, bank.entries(path)) for path in order), ((f"other/{path}", entries) for path, entries in others)
+    )
     held: list[tuple[str, Entries]] = []
     for size in sizes:
         entries = sum(len(each) for _, each in held)
@@ -55,10 +57,3 @@ def nested(bank: Bank, others: Iterable[tuple[str, Entries]], sizes: Sequence[in
         yield grown
         if entries < size:
             return
-
-
-def _chained(
-    first: Iterator[tuple[str, Entries]], then: Iterable[tuple[str, Entries]]
-) -> Iterator[tuple[str, Entries]]:
-    yield from first
-    yield from ((f"other/{path}", entries) for path, entries in then)

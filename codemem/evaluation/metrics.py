@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codemem.errors import CodememError
+from codemem.extras import optional
 
 _IDENTIFIER = re.compile(r"\b[^\W\d]\w*")
 
@@ -32,11 +32,8 @@ def edit_similarity(text: str, truth: str) -> float:
 
     Raises CodememError where rapidfuzz is not installed.
     """
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise CodememError("edit similarity needs rapidfuzz", "pip install 'codemem[eval]'") from error
-    return Levenshtein.normalized_similarity(text.rstrip(), truth.rstrip())
+    levenshtein = optional("rapidfuzz.distance.Levenshtein")
+    return float(levenshtein.normalized_similarity(text.rstrip(), truth.rstrip()))
 
 
 def identifier_match(text: str, truth: str) -> bool:

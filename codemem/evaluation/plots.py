@@ -5,17 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from codemem.errors import CodememError
 from codemem.evaluation.arms import NONE
 from codemem.evaluation.likelihood import READS
+from codemem.extras import optional
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     """Draw what the results have into a folder. Returns the files. Raises CodememError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CodememError("plots need matplotlib", "pip install 'codemem[eval]'") from error
+    Figure = optional("matplotlib.figure").Figure
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{results['target']}, {results['model']}"
     figures: dict[str, Any] = {}

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from codemem.syntax import Symbol
 # 2023).
 SINKS = 4
 BATCH_TOKENS = 4096
+# Bytes of source that are encoded and kept together: some ten full windows, a few seconds of work.
+GROUP_BYTES = 32_768
 # Comments start with // in these, with # in the rest.
 _SLASHED = re.compile(
     r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
@@ -46,6 +49,22 @@ class Text:
     text: str
     boundaries: tuple[int, ...] = ()
     symbols: tuple[Symbol, ...] = ()
+
+
+_Document = TypeVar("_Document")
+
+
+def grouped(documents: Iterable[_Document], size: Callable[[_Document], int]) -> Iterator[list[_Document]]:
+    """Documents to encode and to keep together, in order; size: bytes of the source of one."""
+    group, total = [], 0
+    for document in documents:
+        group.append(document)
+        total += size(document)
+        if total >= GROUP_BYTES:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
 @dataclass(frozen=True)

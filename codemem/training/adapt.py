@@ -29,19 +29,18 @@ from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.store import FOLDER, Store
 from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter, write_tensors
-from codemem.models.encode import Text, encode
+from codemem.models.encode import Text, encode, grouped
 from codemem.models.interface import attention_modules
 from codemem.models.loading import LoadedModel
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.mixture import Mixture
 from codemem.models.pretrained import fingerprint_of
 from codemem.training import mixture as mixtures
-from codemem.training.corpus import Budget, Corpus, Repository, bytes_of, split
+from codemem.training.corpus import Budget, Corpus, Repository, bytes_of, hash_of, split
 from codemem.training.gates import GateTraining, Piece, drawn, full_pieces
 from codemem.training.scan import Scan, choose_layers, scan, starting_bias
 
 Report = Callable[[str, int, int], None]
-_GROUP_BYTES = 32_768  # of source, encoded together
 _FORMAT = 2  # of what the stages leave
 
 
@@ -160,7 +159,7 @@ class _Run:
         try:
             # Entries of all layers are large, so that a small bank must do; small banks are searched exactly.
             model.bank = model.new_bank("exact")
-            for documents in _groups(self.corpus.memory):
+            for documents in self._groups():
                 self.report("encoding for the scan", min(len(model.bank), options.scan_entries), options.scan_entries)
                 if len(model.bank) >= options.scan_entries:
                     break
@@ -260,6 +259,10 @@ class _Run:
         count = count if stage == "gates" else min(count, len(available))
         return drawn(available, count, f"{stage} {options.seed}")
 
+    def _groups(self) -> Iterator[list[tuple[str, Text]]]:
+        """The memory documents that are encoded together, in order."""
+        return grouped(self.corpus.memory, lambda document: bytes_of(document[1]))
+
     def _bank(self, model: MemorizingModel) -> Bank:
         """The bank of all memory documents. Their entries lie in the folder as blobs until the adapter is made."""
         if len(model.bank):
@@ -269,9 +272,9 @@ class _Run:
         fingerprint = fingerprint_of(self.loaded, model.adapter.layers)
         with Store(self.folder, create=True) as store:
             store.bind(fingerprint, replace=store.fingerprint not in (None, fingerprint))
-            for documents in _groups(self.corpus.memory):
+            for documents in self._groups():
                 self.report("encoding memory", done, total)
-                blobs = [store.blob_name(name, _hash(text.text)) for name, text in documents]
+                blobs = [store.blob_name(name, hash_of(text)) for name, text in documents]
                 # All of a group or none: what a document's numbers are may depend, in the last bit, on its batch.
                 if not all(map(store.has, blobs)):
                     for blob, entries in zip(blobs, _encoded(model, documents), strict=True):
@@ -300,22 +303,6 @@ def _set_gates(model: MemorizingModel, tensors: dict[str, Tensor]) -> None:
 
 def _encoded(model: MemorizingModel, documents: Sequence[tuple[str, Text]]) -> list[Entries]:
     return encode(model.base, model.tokenizer, model.sites, [text for _, text in documents])
-
-
-def _groups(documents: Sequence[tuple[str, Text]]) -> Iterator[list[tuple[str, Text]]]:
-    """Documents that are encoded together, in order."""
-    group: list[tuple[str, Text]] = []
-    for document in documents:
-        group.append(document)
-        if sum(bytes_of(text) for _, text in group) >= _GROUP_BYTES:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _digest(signature: Signature, corpus: Corpus, options: Options, dtype: str) -> str:

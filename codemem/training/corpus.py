@@ -57,7 +57,7 @@ class Corpus:
     def digest(self) -> str:
         """64 hexadecimal digits of everything in it, in its order."""
         lines = [
-            "\0".join((part, name, text.path, hashlib.sha256(text.text.encode("utf-8", "replace")).hexdigest()))
+            "\0".join((part, name, text.path, hash_of(text)))
             for part, documents in (
                 ("memory", self.memory),
                 ("training", [("", text) for text in self.training]),
@@ -70,6 +70,11 @@ class Corpus:
 
 def bytes_of(text: Text) -> int:
     return len(text.text.encode("utf-8", "replace"))
+
+
+def hash_of(text: Text) -> str:
+    """SHA-256 of the text, in hex."""
+    return hashlib.sha256(text.text.encode("utf-8", "replace")).hexdigest()
 
 
 def suitable(size: int) -> bool:

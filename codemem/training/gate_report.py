@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codemem.errors import CodememError
+from codemem.extras import optional
 from codemem.models.adapter import DEFAULT_BIAS, Adapter
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -34,10 +35,7 @@ def heads(adapter: Adapter) -> list[dict[str, Any]]:
 
 def check_drawable(path: Path) -> None:
     """Raise CodememError where `draw` could not make this file."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise CodememError("plots need matplotlib", "pip install 'codemem[eval]'") from error
+    optional("matplotlib.figure")
     if path.suffix not in SUFFIXES or not path.absolute().parent.is_dir():
         raise CodememError(f"{path} cannot be drawn", f"name a {', '.join(SUFFIXES)} file in a folder that exists")
 
