@@ -55,7 +55,7 @@ def adapt(
     The default model takes less than 30 minutes on two cores. Nothing that memory stores is changed. Ctrl-C keeps what
     is done; the same command goes on from there.
     """
-    from cli.console import StageBar, stderr
+    from cli.console import stage_bar, stderr
     from codemem.models.adapter import own_adapter_path, signature_of
     from codemem.models.cache import cache_dir, locked
     from codemem.models.loading import load_model
@@ -79,8 +79,8 @@ def adapt(
         if restart:
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            with StageBar() as bar:
-                adapter = make(loaded, repositories, options, folder, bar.show)
+            with stage_bar() as show:
+                adapter = make(loaded, repositories, options, folder, show)
         except KeyboardInterrupt:
             stderr.print("interrupted; what is done is kept, and the same command goes on from there")
             raise

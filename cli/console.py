@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -12,64 +13,47 @@ from indexer.pipeline import Progress as Step
 stderr = Console(stderr=True)
 
 
-class IndexBar:
-    """A progress bar of indexing, with tokens per second and the time left."""
+@contextmanager
+def index_bar() -> Iterator[Callable[[Step], None]]:
+    """A progress bar of indexing, with tokens per second and the time left; gives the function that moves it."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    )
+    with progress:
+        task = progress.add_task("reading", total=None, rate="")
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-        )
+        def show(step: Step) -> None:
+            elapsed = progress.tasks[task].elapsed
+            rate = f"{step.tokens / elapsed:,.0f} tokens/s" if elapsed and step.tokens else ""
+            progress.update(task, completed=step.done, total=max(step.total, 1), description=step.path[-48:], rate=rate)
 
-    def __enter__(self) -> IndexBar:
-        self._progress.start()
-        self._task = self._progress.add_task("reading", total=None, rate="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def show(self, step: Step) -> None:
-        """Draw how far indexing is."""
-        elapsed = self._progress.tasks[self._task].elapsed
-        rate = f"{step.tokens / elapsed:,.0f} tokens/s" if elapsed and step.tokens else ""
-        self._progress.update(
-            self._task, completed=step.done, total=max(step.total, 1), description=step.path[-48:], rate=rate
-        )
+        yield show
 
 
-class StageBar:
-    """A progress bar of work in stages, each with a number of equal steps."""
+@contextmanager
+def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar of work in stages, each with a number of equal steps; gives the function that moves it. The bar of
+    a finished stage goes away."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+    with progress:
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total, visible=done < total)
 
-    def __enter__(self) -> StageBar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def show(self, stage: str, done: int, total: int) -> None:
-        """Draw how far a stage is; the bar of a finished one goes away."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total, visible=done < total)
+        yield show

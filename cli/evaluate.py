@@ -55,7 +55,7 @@ def evaluate(
 
     A share of the documents leaves memory, and the lines to complete are in them. Ctrl-C keeps what is done.
     """
-    from cli.console import StageBar, stderr
+    from cli.console import stage_bar, stderr
     from codemem.evaluation.evaluate import Source, complete_lines, evict_half, likelihood_by_size, split
     from codemem.evaluation.plots import draw
     from codemem.memory.store import model_of
@@ -91,16 +91,16 @@ def evaluate(
     content = [(document.path, document.content_hash) for document in read]
     file = _kept(hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest(), restart)
     try:
-        with StageBar() as bar:
+        with stage_bar() as show:
             if "lines" in wanted:
                 remembered = [d for d in found if d.path not in inside]
-                results["lines"] = complete_lines(memorizing, bank, remembered, divided.tasks, file, bar.show)
+                results["lines"] = complete_lines(memorizing, bank, remembered, divided.tasks, file, show)
             if "eviction" in wanted:
-                results["eviction"] = evict_half(memorizing, bank, divided.held_out, pieces, seed, bar.show)
+                results["eviction"] = evict_half(memorizing, bank, divided.held_out, pieces, seed, show)
             if "likelihood" in wanted:
                 others = _entries(pretrained, distractor or [])
                 results["likelihood"] = likelihood_by_size(
-                    memorizing, bank, others, divided.held_out, size or SIZES, pieces, seed, bar.show
+                    memorizing, bank, others, divided.held_out, size or SIZES, pieces, seed, show
                 )
     except KeyboardInterrupt:
         stderr.print("interrupted; completed lines are kept, and the same command goes on from there")
@@ -115,14 +115,14 @@ def evaluate(
 
 def _remembered(pretrained: Pretrained, root: Path) -> Any:
     """The bank of a folder, brought up to date."""
-    from cli.console import IndexBar
+    from cli.console import index_bar
     from codemem.memory.store import Store
     from indexer.pipeline import index
 
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint)
-        with IndexBar() as bar:
-            return index(pretrained.model, store, bar.show).bank
+        with index_bar() as show:
+            return index(pretrained.model, store, show).bank
 
 
 def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, Entries]]:

@@ -22,7 +22,7 @@ def index(
 
     Only new and changed files are read. Ctrl-C keeps what is done; the next run goes on from there.
     """
-    from cli.console import IndexBar, stderr
+    from cli.console import index_bar, stderr
     from codemem.memory.store import Store, model_of
     from codemem.models.pretrained import load_memorizing
     from indexer import pipeline
@@ -46,8 +46,8 @@ def index(
         local = spec is not None and Path(spec).exists()
         store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
         try:
-            with IndexBar() as bar:
-                summary = pipeline.index(pretrained.model, store, bar.show)
+            with index_bar() as show:
+                summary = pipeline.index(pretrained.model, store, show)
         except KeyboardInterrupt:
             stderr.print("interrupted; what is done is kept, and the same command goes on from there")
             raise

@@ -12,17 +12,11 @@ from pathlib import Path
 import pytest
 from tiny import save_directory, tiny_tokenizer
 
-from cli.app import main
 from codemem.models.encode import tokenize
 
 JSON_DOCS = Path(__file__).parent.parent / "docs" / "json.md"
 SHAPES = "def area(width, height):\n    return width * height\n"
 USE = "from shapes import area\n\nprint(area(\n"
-
-
-@pytest.fixture
-def model(tmp_path) -> Path:
-    return save_directory(tmp_path / "models" / "tiny")
 
 
 @pytest.fixture
@@ -33,24 +27,6 @@ def repository(tmp_path) -> Path:
     (root / "use.py").write_text(USE)
     (root / "logo.png").write_bytes(b"\x89PNG")
     return root
-
-
-@pytest.fixture
-def codemem(tmp_path, monkeypatch, capsys):
-    """Run a command in this process, through the console script's function: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("CODEMEM_DEBUG", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["codemem", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

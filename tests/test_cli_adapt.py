@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
-from test_cli import answer_of, check_against_documentation, codemem, model, modules, refusal_of  # noqa: F401
+from test_cli import answer_of, check_against_documentation, modules, refusal_of
 
 from codemem.models.adapter import load_adapter
 
@@ -17,7 +17,7 @@ def corpus(tmp_path):
     return root
 
 
-def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, model, corpus, tmp_path):  # noqa: F811
+def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, model, corpus, tmp_path):
     options = ["adapt", model, "--corpus", corpus, "--layers", 2, "--steps", 2]
     answer = answer_of(codemem(*options, "--json", "--plot", tmp_path / "gates.svg"))
     check_against_documentation("adapt", answer)
@@ -38,7 +38,7 @@ def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, mod
     assert set(answer_of(codemem("status", corpus, "--json"))["entries_per_layer"]) == set(map(str, answer["layers"]))
 
 
-def test_an_adapter_written_elsewhere_is_not_used_by_itself(codemem, model, corpus, tmp_path):  # noqa: F811
+def test_an_adapter_written_elsewhere_is_not_used_by_itself(codemem, model, corpus, tmp_path):
     out = tmp_path / "mine.safetensors"
     answer = answer_of(codemem("adapt", model, "--corpus", corpus, "--steps", 1, "--out", out, "--json", "--restart"))
     assert answer["adapter"] == str(out) and list(load_adapter(out).layers) == answer["layers"]
@@ -46,7 +46,7 @@ def test_an_adapter_written_elsewhere_is_not_used_by_itself(codemem, model, corp
     assert f"codemem adapt {model}" in err.replace("\n", "")
 
 
-def test_what_adapt_cannot_do_is_said_before_it_works(codemem, model, corpus, tmp_path):  # noqa: F811
+def test_what_adapt_cannot_do_is_said_before_it_works(codemem, model, corpus, tmp_path):
     said, hint = refusal_of(codemem("adapt", model, "--out", tmp_path / "no" / "a.safetensors"))
     assert "there is no folder" in said and hint.startswith("mkdir -p")
     said, _ = refusal_of(codemem("adapt", model, "--plot", tmp_path / "gates.txt"))

@@ -28,16 +28,16 @@ class Arm:
     random: bool = False
 
 
-NONE, ALL, BM25, BOTH = "none", "all of memory", "BM25", "both memories"
+NONE, BM25 = "none", "BM25"
 ARMS = (
     Arm(NONE),
     Arm("twice the context", "longer"),
     Arm(BM25, "bm25"),
     Arm("attention memory", attention=True),
     Arm("token memory", tokens=True),
-    Arm(BOTH, attention=True, tokens=True),
+    Arm("both memories", attention=True, tokens=True),
     Arm("recalled snippets", "recalled"),
-    Arm(ALL, "recalled", attention=True, tokens=True),
+    Arm("all of memory", "recalled", attention=True, tokens=True),
     Arm("both + BM25", "bm25", attention=True, tokens=True),
     Arm("random memory", attention=True, tokens=True, random=True),
 )

@@ -14,21 +14,20 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from codemem.durable import sync
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.states import States
 from codemem.syntax import Symbol
+from codemem.tensor_files import write_tensors
 
 FOLDER = ".codemem"
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by codemem, and made again by: codemem index\n"
@@ -256,22 +255,7 @@ class Store:
         if entries.states is not None:
             tensors |= {"states": entries.states.codes, "scales": entries.states.scales}
         symbols = json.dumps([(s.name, s.start_line, s.end_line) for s in entries.symbols])
-        temporary = self.blobs / f".{blob}.{os.getpid()}"
-        try:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"symbols": symbols},
-            )
-            temporary.chmod(0o600)
-            sync(temporary)
-            temporary.rename(self.blob_path(blob))
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise CodememError(
-                f"{self.blobs} cannot be written: {error}", "free some space or mend the rights, then go on"
-            ) from error
+        write_tensors(self.blob_path(blob), tensors, {"symbols": symbols})
 
     def read(self, blob: str) -> Entries:
         """The entries of a blob, mapped from the file. Raises CodememError where it is missing or damaged."""

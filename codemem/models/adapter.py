@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -13,14 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from codemem.durable import sync
 from codemem.errors import CodememError
 from codemem.models.attention import GateKind
 from codemem.models.cache import cache_dir
+from codemem.tensor_files import write_tensors
 
 # Where the search for useful layers starts when nobody has calibrated the model: in SmolLM2-135M and Qwen2.5-Coder-0.5B
 # the heads that gain from memory sit between 45 % and 80 % of the depth.
@@ -103,21 +100,6 @@ class Adapter:
         if self.signature is not None:
             metadata["signature"] = json.dumps(asdict(self.signature))
         write_tensors(path, tensors, metadata)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file that only the user may read, durably and all or nothing. Raises CodememError where that
-    is not possible."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, partial, metadata=metadata)
-        partial.chmod(0o600)
-        sync(partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise CodememError(f"{path} cannot be written: {error}", "name a file in a folder you can write") from error
 
 
 def uniform_adapter(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -16,20 +15,13 @@ from codemem.models.memorizing import MemorizingModel
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A memorizing model with an empty bank, its name, the fingerprint of what it stores, and where its gates come
-    from: the adapter's file and whether it was made for these very weights, or None and the gates of an uncalibrated
-    model."""
+    """A memorizing model with an empty bank, its name, the fingerprint of what it stores, and whether its gates are
+    learned."""
 
     model: MemorizingModel
     name: str
     fingerprint: Fingerprint
-    adapter_path: Path | None
-    same_weights: bool
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether its gates are learned."""
-        return self.adapter_path is not None
+    calibrated: bool
 
 
 def load_memorizing(
@@ -40,13 +32,7 @@ def load_memorizing(
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find_adapter(signature_of(loaded.model, loaded.weights_hash))
     model = MemorizingModel(loaded.model, loaded.tokenizer, found.adapter if found else None)
-    return Pretrained(
-        model,
-        loaded.name,
-        fingerprint_of(loaded, model.adapter.layers),
-        found.path if found else None,
-        found is not None and found.same_weights,
-    )
+    return Pretrained(model, loaded.name, fingerprint_of(loaded, model.adapter.layers), calibrated=found is not None)
 
 
 def fingerprint_of(loaded: LoadedModel, layers: tuple[int, ...]) -> Fingerprint:

@@ -28,13 +28,14 @@ from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.store import FOLDER, Store
-from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter, write_tensors
+from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter
 from codemem.models.encode import Text, encode, grouped
 from codemem.models.interface import attention_modules
 from codemem.models.loading import LoadedModel
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.mixture import Mixture
 from codemem.models.pretrained import fingerprint_of
+from codemem.tensor_files import write_tensors
 from codemem.training import mixture as mixtures
 from codemem.training.corpus import Budget, Corpus, Repository, bytes_of, hash_of, split
 from codemem.training.gates import GateTraining, Piece, drawn, full_pieces
@@ -147,7 +148,6 @@ class _Run:
         return None
 
     def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
-        tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
         write_tensors(self.folder / f"{name}.safetensors", tensors, {"recipe": self.recipe})
 
     def scan(self) -> dict[str, Tensor]:

@@ -1,0 +1,34 @@
+"""What tests of several commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_directory
+
+from cli.app import main
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return save_directory(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture
+def codemem(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, through the console script's function: (exit status, stdout, stderr)."""
+    monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CODEMEM_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["codemem", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
