@@ -38,6 +38,9 @@ def adapt(
     ] = None,
     layers: Annotated[int, typer.Option(min=1, help="Memory layers at most.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gate training, 256 tokens each.")] = 100,
+    lora: Annotated[
+        int, typer.Option(min=0, help="Rank of updates of queries and outputs where memory is read; 0 for none.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the draw of documents and of what is read of them.")] = 0,
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -68,7 +71,7 @@ def adapt(
         check_drawable(plot)
     if out is not None and not out.absolute().parent.is_dir():
         raise CodememError(f"there is no folder {out.absolute().parent}", f"mkdir -p {out.absolute().parent}")
-    options = Options(layers=layers, steps=steps, seed=seed)
+    options = Options(layers=layers, steps=steps, seed=seed, rank=lora)
     with stderr.status("reading the corpus"):
         repositories = _repositories(corpus or list(CORPUS), options.budget, seed)
     with stderr.status("loading the model"):

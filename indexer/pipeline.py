@@ -14,7 +14,7 @@ from typing import Any
 from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.store import Record, Store
-from codemem.models.encode import encode, grouped
+from codemem.models.encode import grouped
 from codemem.models.memorizing import MemorizingModel
 from indexer.changes import compare
 from indexer.documents import Document, outlined, read_document
@@ -115,7 +115,7 @@ def _remember(model: MemorizingModel, store: Store, documents: list[Document], r
     fresh = [document for document in documents if not store.has(blobs[document.path])]
     texts = [outlined(document) for document in fresh]
     counts = {}
-    for document, entries in zip(fresh, encode(model.base, model.tokenizer, model.sites, texts), strict=True):
+    for document, entries in zip(fresh, model.encode(texts), strict=True):
         store.write(blobs[document.path], entries)
         counts[document.path] = len(entries)
     encoded = sum(counts.values())

@@ -3,6 +3,7 @@ documents are in memory, and which adapter a model gets."""
 
 from __future__ import annotations
 
+import shutil
 import stat
 from copy import deepcopy
 from dataclasses import replace
@@ -24,7 +25,7 @@ from codemem.models.adapter import (
     signature_of,
     uniform_adapter,
 )
-from codemem.models.encode import Text, encode
+from codemem.models.encode import Text
 from codemem.models.interface import handlers
 from codemem.models.loading import LoadedModel
 from codemem.models.memorizing import MemorizingModel
@@ -64,6 +65,7 @@ SMALL = Options(
     layers=2,
     k=8,
     steps=4,
+    low_rank_steps=3,
     context=128,
     scored=64,
     scan_pieces=3,
@@ -271,7 +273,7 @@ def test_pieces_are_drawn_once_before_they_are_drawn_again():
 
 
 def same(one, other) -> bool:
-    kinds = ("bias", "temperature", "mixture", "scan")
+    kinds = ("bias", "temperature", "mixture", "low_rank", "scan")
     named = [{(kind, name): t for kind in kinds for name, t in getattr(a, kind).items()} for a in (one, other)]
     words = [(a.layers, a.recipe, a.development, a.corpus, a.signature) for a in (one, other)]
     return (
@@ -303,12 +305,19 @@ def test_an_adapter_says_how_it_was_made_and_what_it_is_worth(whole):
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in folder.iterdir())
 
 
-def test_the_figures_are_those_of_the_model_with_the_adapter(whole):
-    adapter, _ = whole
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_figures_are_those_of_the_model_with_the_adapter(whole, tmp_path, rank):
+    adapter, folder = whole
+    if rank:
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        seen = []
+        adapter = adapt(loaded(), REPOSITORIES, replace(SMALL, rank=rank), tmp_path, lambda *step: seen.append(step[0]))
+        assert not {"scanning heads", "training gates"} & set(seen), "what comes before updates is kept"
+        assert adapter.low_rank["3.q_proj.up"].abs().max() > 0
     model = MemorizingModel(tiny_model(), TOKENIZER, adapter)
     corpus = split(REPOSITORIES, SMALL.budget, 0)
     for name, text in corpus.memory:
-        (entries,) = encode(model.base, TOKENIZER, model.sites, [text])
+        (entries,) = model.encode([text])
         model.bank.add(name, entries)
     cut = [p for _, p in drawn(full_pieces(model, corpus.development, 128, 64), 3, "development 0")]
     for key, attention, tokens in (

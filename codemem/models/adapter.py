@@ -25,7 +25,7 @@ DEFAULT_DEPTHS = (0.5, 0.55, 0.6, 0.65)
 DEFAULT_BIAS = -2.0
 DEFAULT_ANGLE = 1024
 DEFAULT_K = 32
-_MIXTURE, _SCAN = "mixture.", "scan."
+_MIXTURE, _LOW_RANK, _SCAN = "mixture.", "low_rank.", "scan."
 # What an Adapter's file keeps as JSON in its metadata, each under its own name.
 _WORDS = ("recipe", "corpus", "development")
 
@@ -71,7 +71,8 @@ class Adapter:
     which memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature: memory layer -> [heads]
     float32; mixture: the state of the network that weighs token memory (`Mixture`), or none for a constant weight;
     signature: of the model it was made for; recipe: how the numbers were found, in words; corpus: what they were
-    learned from; development: what they are worth on documents that none of them was learned from; scan: "gain",
+    learned from; development: what they are worth on documents that none of them was learned from; low_rank: updates of
+    projections at positions that read memory (`low_rank.LowRank`), or none; scan: "gain",
     "error" and "mass" of every head of the model before any training, each [layers, heads] (`training.scan`).
     """
 
@@ -87,6 +88,7 @@ class Adapter:
     recipe: dict[str, str] = field(default_factory=dict)
     corpus: tuple[str, ...] = ()
     development: dict[str, float] = field(default_factory=dict)
+    low_rank: dict[str, Tensor] = field(default_factory=dict)
     scan: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -94,6 +96,7 @@ class Adapter:
         tensors = {f"layer.{layer}.bias": self.bias[layer].contiguous() for layer in self.layers}
         tensors |= {f"layer.{layer}.temperature": self.temperature[layer].contiguous() for layer in self.layers}
         tensors |= {f"{_MIXTURE}{name}": tensor.contiguous() for name, tensor in self.mixture.items()}
+        tensors |= {f"{_LOW_RANK}{name}": tensor.contiguous() for name, tensor in self.low_rank.items()}
         tensors |= {f"{_SCAN}{name}": tensor.contiguous() for name, tensor in self.scan.items()}
         shape = {"layers": self.layers, "k": self.k, "angle": self.angle, "gate": self.gate, "name": self.name}
         metadata = {"adapter": json.dumps(shape)} | {name: json.dumps(getattr(self, name)) for name in _WORDS}
@@ -140,6 +143,7 @@ def load_adapter(path: Path) -> Adapter:
                 bias={layer: file.get_tensor(f"layer.{layer}.bias") for layer in layers},
                 temperature={layer: file.get_tensor(f"layer.{layer}.temperature") for layer in layers},
                 mixture=_below(file, _MIXTURE),
+                low_rank=_below(file, _LOW_RANK),
                 scan=_below(file, _SCAN),
                 signature=_signature(metadata),
                 **words | {"corpus": tuple(words.get("corpus", ()))},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.memory.bank import Bank
-from codemem.memory.entries import Shapes
+from codemem.memory.entries import Entries, Shapes
 from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
 from codemem.models.encode import Text, encode
 from codemem.models.interface import attention_modules, remove_handler, set_handler
+from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.mixture import Mixture
 from codemem.models.probe import find_sites
@@ -59,6 +60,7 @@ class MemorizingModel(nn.Module):
         if adapter.mixture:
             self.mixture.load_state_dict(adapter.mixture)
         self._bank = self.new_bank() if bank is None else bank
+        self.low_rank = LowRank(base, adapter.low_rank, self._bank, self.reading) if adapter.low_rank else None
         self.token_memory = TokenMemory(base, self.mixture, self._bank, self.reading)
         self.bank = self._bank
 
@@ -80,6 +82,8 @@ class MemorizingModel(nn.Module):
     @bank.setter
     def bank(self, bank: Bank) -> None:
         self._bank = self.token_memory.bank = bank
+        if self.low_rank is not None:
+            self.low_rank.bank = bank
         for layer, site in self.sites.items():
             set_handler(site.module, ReadingLayer(site, self.gates[layer], bank, self.reading))
 
@@ -88,13 +92,21 @@ class MemorizingModel(nn.Module):
         for site in self.sites.values():
             remove_handler(site.module)
         self.token_memory.remove()
+        if self.low_rank is not None:
+            self.low_rank.remove()
         return self.base
 
     def remember(self, text: str, path: str = "memory") -> int:
         """Add a text to memory, in place of what was remembered under this path. Returns the number of its entries."""
-        (entries,) = encode(self.base, self.tokenizer, self.sites, [Text(path, text)])
+        (entries,) = self.encode([Text(path, text)])
         self.bank.add(path, entries)
         return len(entries)
+
+    def encode(self, texts: Sequence[Text]) -> list[Entries]:
+        """The entries of each text, as the base model reads it without memory. Raises CodememError as `tokenize`
+        does."""
+        with self.reads(attention=False, tokens=False):
+            return encode(self.base, self.tokenizer, self.sites, texts)
 
     def forget(self, path: str) -> None:
         """Remove what was remembered under a path."""

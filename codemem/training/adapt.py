@@ -5,7 +5,9 @@ next token comes from token memory.
     encode    the bank: documents of the corpus, and distractors, at the layers chosen
     gates     biases and temperatures                                               training/gates.py
     mixture   the weight of token memory                                            training/mixture.py
-    joint     gates again, beside token memory: they learn to say what it does not; then the mixture again
+    joint     gates again, beside token memory: they learn to say what it does not
+    low-rank  if asked for: updates of projections at positions that read memory    models/low_rank.py
+    mixture   again, for what is read now
     measure   on documents that nothing was learned from
 
 The result of a stage is kept, so that a run that was cut goes on, and to the same adapter.
@@ -29,9 +31,10 @@ from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.store import FOLDER, Store
 from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter
-from codemem.models.encode import Text, encode, grouped
+from codemem.models.encode import Text, grouped
 from codemem.models.interface import attention_modules
 from codemem.models.loading import LoadedModel
+from codemem.models.low_rank import untrained
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.mixture import Mixture
 from codemem.models.pretrained import fingerprint_of
@@ -48,7 +51,8 @@ _FORMAT = 2  # of what the stages leave
 @dataclass(frozen=True)
 class Options:
     """layers: how many memory layers at most; k: neighbours of a query; steps, joint_steps: of gate training, a piece
-    each, alone and beside token memory; context, scored: tokens in a piece, and those of them that are predicted;
+    each, alone and beside token memory; rank: of low-rank updates, 0 for none; low_rank_steps: of their training, with
+    the gates and beside token memory; context, scored: tokens in a piece, and those of them that are predicted;
     scan_entries: in the bank of the scan, which holds all layers; the other numbers of pieces say how much is read in
     each stage.
 
@@ -59,6 +63,8 @@ class Options:
     k: int = DEFAULT_K
     steps: int = 100
     joint_steps: int = 60
+    rank: int = 0
+    low_rank_steps: int = 100
     seed: int = 0
     context: int = 512
     scored: int = 256
@@ -101,9 +107,16 @@ def adapt(
         model.mixture.load_state_dict(_network(run.stage("mixture", lambda: run.mixture(model))))
         gates = run.gates(model, "joint-gates", options.joint_steps, tokens=True)
         _set_gates(model, gates)
-        trained = run.stage("joint-mixture", lambda: run.mixture(model))
-        figures = run.stage("development", lambda: run.development(model, start, gates, trained))
+        suffix = ""
+        if options.rank:
+            suffix = f"-{options.rank}-{options.low_rank_steps}"
+            model = _with_low_rank(model, options)
+            gates = run.gates(model, f"low-rank{suffix}", options.low_rank_steps, tokens=True)
+            _set_gates(model, gates)
+        trained = run.stage(f"joint-mixture{suffix}", lambda: run.mixture(model))
+        figures = run.stage(f"development{suffix}", lambda: run.development(model, start, gates, trained))
         entries = int(figures.pop("entries"))
+        low_rank = model.low_rank.tensors() if model.low_rank else {}
     finally:
         model.detach()
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
@@ -113,6 +126,7 @@ def adapt(
         temperature={layer: gates[f"temperature.{layer}"] for layer in layers},
         name=loaded.name,
         mixture=_network(trained),
+        low_rank=low_rank,
         signature=signature,
         recipe=_in_words(options) | {"entries": str(entries), "dtype": str(loaded.model.dtype), "digest": recipe},
         corpus=tuple(repository.name for repository in repositories),
@@ -182,7 +196,7 @@ class _Run:
         training = GateTraining(model, [piece for _, piece in order], tokens=tokens)
         if kept is not None:
             training.restore(kept)
-        stage = "training gates beside token memory" if tokens else "training gates"
+        stage = "training gates" + " beside token memory" * tokens + " with low-rank updates" * bool(model.low_rank)
         while not training.finished:
             self.report(stage, training.step, steps)
             training.advance()
@@ -295,18 +309,36 @@ def _network(mixture: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _set_gates(model: MemorizingModel, tensors: dict[str, Tensor]) -> None:
+    """Set gates, and low-rank updates if the model has some; without tensors of theirs these change nothing."""
     with torch.no_grad():
         for layer, gate in model.gates.items():
             gate.bias.copy_(tensors[f"bias.{layer}"])
             gate.temperature.copy_(tensors[f"temperature.{layer}"])
+        for name, update in model.low_rank.updates.items() if model.low_rank else ():
+            update.copy_(tensors.get(f"low_rank.{name}", torch.zeros_like(update)))
+
+
+def _with_low_rank(model: MemorizingModel, options: Options) -> MemorizingModel:
+    """The same model and bank, with low-rank updates that change nothing yet."""
+    updates = untrained(model.base, min(model.gates), options.rank, options.seed)
+    model.detach()
+    updated = MemorizingModel(model.base, model.tokenizer, replace(model.adapter, low_rank=updates), model.bank)
+    updated.mixture.load_state_dict(model.mixture.state_dict())
+    with torch.no_grad():
+        for layer, gate in model.gates.items():
+            updated.gates[layer].bias.copy_(gate.bias)
+            updated.gates[layer].temperature.copy_(gate.temperature)
+    return updated
 
 
 def _encoded(model: MemorizingModel, documents: Sequence[tuple[str, Text]]) -> list[Entries]:
-    return encode(model.base, model.tokenizer, model.sites, [text for _, text in documents])
+    return model.encode([text for _, text in documents])
 
 
 def _digest(signature: Signature, corpus: Corpus, options: Options, dtype: str) -> str:
-    parts = [_FORMAT, asdict(signature), corpus.digest, asdict(options), dtype]
+    # What is done before low-rank updates is the same with them; the later stages have these numbers in their names.
+    numbers = {name: value for name, value in asdict(options).items() if name not in ("rank", "low_rank_steps")}
+    parts = [_FORMAT, asdict(signature), corpus.digest, numbers, dtype]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -70,7 +70,8 @@ def drawn(available: Sequence[T], count: int, seed: str) -> list[T]:
 
 
 class GateTraining:
-    """Adam on the biases and temperatures of a model's memory layers, one piece a step, with cosine decay.
+    """Adam on the biases and temperatures of a model's memory layers, and on its low-rank updates if it has some, one
+    piece a step, with cosine decay.
 
     Everything that the next step depends on is in `state`, so that a run that was cut goes on to the same gates, bit by
     bit. The model's bank must not hold the documents of the pieces.
@@ -84,6 +85,7 @@ class GateTraining:
         tokens: bool = False,
         bias_rate: float = 0.15,
         temperature_rate: float = 0.02,
+        low_rank_rate: float = 0.001,
     ) -> None:
         """order: the piece of every step; tokens: whether token memory is read too, so that gates learn what it does
         not know already."""
@@ -96,7 +98,9 @@ class GateTraining:
             for layer, gate in model.gates.items()
             for parameter in (getattr(gate, name),)
         }
-        self._rates = {"bias": bias_rate, "temperature": temperature_rate}
+        if model.low_rank is not None:
+            self._parameters |= {f"low_rank.{name}": update for name, update in model.low_rank.updates.items()}
+        self._rates = {"bias": bias_rate, "temperature": temperature_rate, "low_rank": low_rank_rate}
         self._optimizer = torch.optim.Adam(
             [{"params": [parameter]} for parameter in self._parameters.values()], betas=(0.9, 0.98)
         )
