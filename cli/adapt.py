@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shutil
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 CORPUS = ("smolagents==1.26.0", "browser-use==0.13.14", "agno==3.1.10")
 # Bytes read of a repository, to the bytes that are used of it: some documents are too small or too large.
 _SPARE = 1.3
+# Steps of training gates beside token memory, to those without it.
+_JOINT = 0.6
 
 
 def adapt(
@@ -37,7 +40,7 @@ def adapt(
         ),
     ] = None,
     layers: Annotated[int, typer.Option(min=1, help="Memory layers at most.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of gate training, 256 tokens each.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training gates, 256 tokens each.")] = 100,
     lora: Annotated[
         int, typer.Option(min=0, help="Rank of updates of queries and outputs where memory is read; 0 for none.")
     ] = 0,
@@ -71,7 +74,14 @@ def adapt(
         check_drawable(plot)
     if out is not None and not out.absolute().parent.is_dir():
         raise CodememError(f"there is no folder {out.absolute().parent}", f"mkdir -p {out.absolute().parent}")
-    options = Options(layers=layers, steps=steps, seed=seed, rank=lora)
+    options = Options(
+        layers=layers,
+        steps=steps,
+        joint_steps=math.ceil(steps * _JOINT),
+        rank=lora,
+        low_rank_steps=steps,
+        seed=seed,
+    )
     with stderr.status("reading the corpus"):
         repositories = _repositories(corpus or list(CORPUS), options.budget, seed)
     with stderr.status("loading the model"):

@@ -65,6 +65,7 @@ SMALL = Options(
     layers=2,
     k=8,
     steps=4,
+    joint_steps=4,
     low_rank_steps=3,
     context=128,
     scored=64,
@@ -365,20 +366,25 @@ def test_a_run_that_was_cut_goes_on_to_the_same_adapter(whole, tmp_path, stage):
 
 
 def test_what_is_finished_is_not_computed_again_and_another_recipe_is(whole, tmp_path):
-    adapt(loaded(), REPOSITORIES, SMALL, tmp_path)
+    shutil.copytree(whole[1], tmp_path, dirs_exist_ok=True)
     seen = []
     assert same(adapt(loaded(), REPOSITORIES, SMALL, tmp_path, lambda *step: seen.append(step[0])), whole[0])
     assert seen == []
     (tmp_path / "mixture.safetensors").write_bytes(b"damaged")
     assert same(adapt(loaded(), REPOSITORIES, SMALL, tmp_path, lambda *step: seen.append(step[0])), whole[0])
     assert "training the mixture" in seen and "training gates" not in seen
+
+    def stop(name: str, *_: int) -> None:
+        assert name == "encoding for the scan", "the first stage is computed again"
+        raise KeyboardInterrupt
+
     for other in (
-        lambda: adapt(loaded(seed=1, weights="x" * 64), REPOSITORIES, SMALL, tmp_path),
-        lambda: adapt(loaded(), REPOSITORIES[:2], SMALL, tmp_path),
-        lambda: adapt(loaded(), REPOSITORIES, replace(SMALL, steps=5), tmp_path),
+        (loaded(seed=1, weights="x" * 64), REPOSITORIES, SMALL),
+        (loaded(), REPOSITORIES[:2], SMALL),
+        (loaded(), REPOSITORIES, replace(SMALL, steps=5)),
     ):
-        assert not same(other(), whole[0])
-    assert same(adapt(loaded(), REPOSITORIES, SMALL, tmp_path), whole[0])
+        with pytest.raises(KeyboardInterrupt):
+            adapt(*other, tmp_path, stop)
 
 
 # Files, and which of them a model gets.

@@ -18,7 +18,12 @@ def corpus(tmp_path):
 
 
 def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, model, corpus, tmp_path):
-    options = ["adapt", model, "--corpus", corpus, "--layers", 2, "--steps", 2]
+    options, out = ["adapt", model, "--corpus", corpus, "--layers", 2, "--steps", 2], tmp_path / "mine.safetensors"
+    answer = answer_of(codemem(*options, "--out", out, "--json", "--restart"))
+    assert answer["adapter"] == str(out) and list(load_adapter(out).layers) == answer["layers"]
+    _, _, err = codemem("index", corpus, "--model", model)
+    assert f"codemem adapt {model}" in err.replace("\n", ""), "one that was written elsewhere is not used by itself"
+
     answer = answer_of(codemem(*options, "--json", "--plot", tmp_path / "gates.svg"))
     check_against_documentation("adapt", answer)
     assert answer["model"] == "tiny" and len(answer["layers"]) <= 2
@@ -33,17 +38,9 @@ def test_adapt_prints_what_its_documentation_says_and_index_uses_it(codemem, mod
 
     status, out, _ = codemem(*options)
     assert status == 0 and "heads open" in out and "nats/token" in out and file.name in out.replace("\n", "")
-    status, _, err = codemem("index", corpus, "--model", model)
+    status, _, err = codemem("index", corpus, "--model", model, "--rebuild")
     assert status == 0 and "no learned gates" not in err
     assert set(answer_of(codemem("status", corpus, "--json"))["entries_per_layer"]) == set(map(str, answer["layers"]))
-
-
-def test_an_adapter_written_elsewhere_is_not_used_by_itself(codemem, model, corpus, tmp_path):
-    out = tmp_path / "mine.safetensors"
-    answer = answer_of(codemem("adapt", model, "--corpus", corpus, "--steps", 1, "--out", out, "--json", "--restart"))
-    assert answer["adapter"] == str(out) and list(load_adapter(out).layers) == answer["layers"]
-    _, _, err = codemem("index", corpus, "--model", model)
-    assert f"codemem adapt {model}" in err.replace("\n", "")
 
 
 def test_what_adapt_cannot_do_is_said_before_it_works(codemem, model, corpus, tmp_path):
