@@ -97,6 +97,13 @@ def test_arms_do_not_disturb_each_other(completion):
     assert together["none"].nats != together["both memories"].nats != together["all of memory"].nats
 
 
+@pytest.mark.parametrize("arm", PLAIN, ids=lambda arm: arm.name)
+def test_what_another_arm_wrote_is_verified_and_not_generated_again(completion, arm):
+    task = Task("pkg/a.py", BEFORE + "~" * 9 + "\n", len(BEFORE), "~" * 9, "random")
+    first, second = completion.complete(task, [arm, replace(arm, name="again")]).values()
+    assert second.text == first.text and first.steps > 6 and second.steps == 1
+
+
 def test_random_memory_gives_live_entries_only(completion):
     bank = completion.bank
     for path in list(DOCUMENTS)[1:]:

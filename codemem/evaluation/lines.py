@@ -2,7 +2,9 @@
 
 The positions before the last ones of a prompt read no memory, so arms with the same prompt share them. The true line is
 then run through the model once per arm: what greedy decoding would write is the truth as far as every true token is the
-most likely one, and only from the first that is not must anything be generated.
+most likely one, and only from the first that is not must anything be generated. Arms often go on alike, so what others
+wrote is a draft that one pass verifies (Leviathan et al., Fast Inference from Transformers via Speculative Decoding,
+2023).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from codemem.models.memorizing import MemorizingModel
 
 READING = 64  # last positions of a prompt, which read memory
 MOST_TOKENS = 48
+_DRAFT = 8  # tokens
 _AHEAD = 80  # characters behind the truth, so that its last token is the one it has in the document
 
 
@@ -41,7 +44,7 @@ _AHEAD = 80  # characters behind the truth, so that its last token is the one it
 class Outcome:
     """What one arm made of one task. text: the line it wrote; nats: the truth's negative log-likelihood; tokens: the
     truth's; prompt: tokens in it; prefill: milliseconds for the prompt, choosing snippets included; decode:
-    milliseconds of `steps` tokens that had to be generated one by one, because they are not the truth's."""
+    milliseconds of `steps` tokens that were generated one by one, being neither the truth's nor another arm's."""
 
     text: str
     exact: bool
@@ -86,12 +89,13 @@ class LineCompletion:
         plain = self._prefix(build_prompt(request, self.model.tokenizer, self.vocabulary))
         truth = self._truth(task, plain.prompt)
         prefixes: dict[Prompted, _Prefix] = {"plain": plain}
-        outcomes = {}
+        outcomes: dict[str, Outcome] = {}
+        written: list[list[int]] = []
         for arm in arms:
             if arm.prompt not in prefixes:
                 prefixes[arm.prompt] = self._prompted(arm.prompt, task, plain)
             self.model.bank = self.random if arm.random else self.bank
-            outcomes[arm.name] = self._outcome(task, arm, prefixes[arm.prompt], truth)
+            outcomes[arm.name] = self._outcome(task, arm, prefixes[arm.prompt], truth, written)
         self.model.bank = self.bank
         return outcomes
 
@@ -141,13 +145,13 @@ class LineCompletion:
         last = int(np.searchsorted(starts, end - prompt.start, side="right"))
         return ids[len(body) : last] if ids[: len(body)] == body else []
 
-    def _outcome(self, task: Task, arm: Arm, prefix: _Prefix, truth: list[int]) -> Outcome:
+    def _outcome(self, task: Task, arm: Arm, prefix: _Prefix, truth: list[int], written: list[list[int]]) -> Outcome:
         prompt, cache = prefix.prompt, copy.deepcopy(prefix.cache)
         start = time.perf_counter()
         with self.model.reads(attention=arm.attention, tokens=arm.tokens, last=None):
             logits = self._forward(prompt.ids[prefix.read :] + truth[:-1], cache, max(1, len(truth)))
             seconds = prefix.seconds + time.perf_counter() - start
-            text, decode = self._greedy(prefix, truth, logits, cache)
+            text, decode = self._greedy(prefix, truth, logits, cache, written)
         wanted = torch.tensor(truth, dtype=torch.int64, device=logits.device)
         nats = -float(logits[: len(truth)].log_softmax(dim=-1).gather(1, wanted[:, None]).double().sum())
         return Outcome(
@@ -164,40 +168,59 @@ class LineCompletion:
         )
 
     def _greedy(
-        self, prefix: _Prefix, truth: list[int], logits: Tensor, cache: DynamicCache
+        self, prefix: _Prefix, truth: list[int], logits: Tensor, cache: DynamicCache, written: list[list[int]]
     ) -> tuple[str, list[float]]:
-        """The line that greedy decoding writes, and the seconds of each forward pass that it took beyond the given.
+        """The line that greedy decoding writes, and the seconds of each forward pass of one token that it took beyond
+        the given.
 
-        logits: at the prompt's end and at all true tokens but the last, whose keys the cache holds too.
+        logits: at the prompt's end and at all true tokens but the last, whose keys the cache holds too; written: tokens
+        of the lines of other arms, to which this one's are added.
         """
         line = _Line(self.vocabulary, prefix.prompt.healed)
-        at, seconds = 0, []
+        at, seconds = 0, list[float]()
         most = min(len(truth), MOST_TOKENS)
         while line.goes_on(logits[at]) and at + 1 < most and line.token == truth[at]:
             at += 1
-        if line.ended:
-            return line.text, []
-        if surplus := max(0, len(truth) - 1 - at):
+        if (surplus := len(truth) - 1 - at) > 0:
             cache.crop(-surplus)
-        for _ in range(MOST_TOKENS - at - 1):
+        while not line.ended and (room := MOST_TOKENS - len(line.tokens)) > 0:
+            # The first pass is of one token, so that every line that is written has a time.
+            draft = _draft(line.tokens, written, room - 1) if seconds else []
             start = time.perf_counter()
-            row = self._forward([line.token], cache, 1)[0]
-            seconds.append(time.perf_counter() - start)
-            if not line.goes_on(row):
-                break
+            rows = self._forward([line.token, *draft], cache, len(draft) + 1)
+            if not draft:
+                seconds.append(time.perf_counter() - start)
+            verified = 0
+            while line.goes_on(rows[verified]) and verified < len(draft) and line.token == draft[verified]:
+                verified += 1
+            if surplus := len(draft) - verified:
+                cache.crop(-surplus)
+        written.append(line.tokens)
         return line.text, seconds
 
 
+def _draft(tokens: list[int], written: list[list[int]], most: int) -> list[int]:
+    """What follows in the last line written that began with the same tokens, at most so many."""
+    at = len(tokens)
+    return next((line[at:][: min(_DRAFT, most)] for line in reversed(written) if line[:at] == tokens), [])
+
+
 class _Line:
-    """The line that is being written. token: the last one; ended: whether a line's end, or the text's, was written."""
+    """The line that is being written. tokens: those written; ended: whether a line's end, or the text's, was."""
 
     def __init__(self, vocabulary: Vocabulary, healed: bytes) -> None:
         self._vocabulary, self._healed, self._bytes = vocabulary, healed, b""
-        self.token, self.ended = -1, False
+        self.tokens: list[int] = []
+        self.ended = False
+
+    @property
+    def token(self) -> int:
+        """The last one."""
+        return self.tokens[-1]
 
     def goes_on(self, logits: Tensor) -> bool:
         """Write the most likely token [vocabulary]. Returns whether the line is not at its end."""
-        self.token = int(allowed(logits, self._vocabulary, self._healed).argmax())
+        self.tokens.append(int(allowed(logits, self._vocabulary, self._healed).argmax()))
         spelled = self._vocabulary.tokens[self.token]
         self._bytes += spelled[len(self._healed) :]
         self._healed = self._healed[len(spelled) :]
