@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIZES = (8_192, 65_536, 524_288, 2_097_152)
 PARTS = ("lines", "likelihood", "eviction")
 _WIDTH = 120  # characters
-_VERSION = 1  # of what the outcomes kept between runs mean
+_VERSION = 2  # of what the outcomes kept between runs mean
 
 
 def evaluate(
@@ -140,7 +140,8 @@ def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, En
 
 def _adapter_hash(pretrained: Pretrained) -> str:
     adapter = pretrained.model.adapter
-    tensors = [*adapter.bias.values(), *adapter.temperature.values(), *adapter.mixture.values()]
+    kinds = (adapter.bias, adapter.temperature, adapter.mixture, adapter.low_rank)
+    tensors = (tensor for kind in kinds for tensor in kind.values())
     return hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in tensors)).hexdigest()
 
 
