@@ -14,11 +14,12 @@ import time
 import torch
 
 from benchmarks.corpus import arguments, bars, held_out, remember, report
+from codemem.evaluation.likelihood import nats
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
-from codemem.training.gates import loss, pieces
+from codemem.training.gates import pieces
 
 
 def control(bank: Bank, kind: str) -> Bank:
@@ -41,17 +42,13 @@ def control(bank: Bank, kind: str) -> Bank:
     return result
 
 
-@torch.no_grad()
-def nats(model: MemorizingModel, texts: list[tuple[str, str]], *, enabled: bool) -> list[tuple[float, int]]:
+def nats_of_files(model: MemorizingModel, texts: list[tuple[str, str]], *, enabled: bool) -> list[tuple[float, int]]:
     """Per held-out file the sum of its tokens' negative log-likelihoods and their number."""
     result = []
     for path, text in texts:
-        total, tokens = 0.0, 0
-        for piece in pieces(model, path, text):
-            with model.reads(attention=enabled, tokens=False, last=piece.scored + 1):
-                total += float(loss(model, piece)) * piece.scored
-            tokens += piece.scored
-        result.append((total, tokens))
+        cut = list(pieces(model, path, text))
+        total = sum(nats(model, piece, attention=enabled) for piece in cut)
+        result.append((total, sum(piece.scored for piece in cut)))
     return result
 
 
@@ -77,14 +74,14 @@ def main() -> None:
     remember(pretrained, root)
     texts = [(file.path, file.text) for file in files]
     bank, start = model.bank, time.perf_counter()
-    none = nats(model, texts, enabled=False)
+    none = nats_of_files(model, texts, enabled=False)
     tokens = sum(count for _, count in none)
     base = sum(total for total, _ in none) / tokens
     changes: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
     for arm in ("memory", *options.controls):
         model.bank = bank if arm == "memory" else control(bank, arm)
-        result = nats(model, texts, enabled=True)
+        result = nats_of_files(model, texts, enabled=True)
         changes[arm] = round(sum(total for total, _ in result) / tokens - base, 4)
         intervals[arm] = [round(bound, 4) for bound in interval(result, none)]
     bars(options.plot, f"{options.package}, held-out files: change by memory", "nats per token", changes)
