@@ -19,9 +19,9 @@ from codemem.memory.store import FOLDER, Store
 from codemem.models.encode import Window, grouped, plan
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
-from indexer.documents import Document, outlined, read_document
+from indexer.documents import Document, read_document
 from indexer.packages import package
-from indexer.pipeline import Progress, index
+from indexer.pipeline import Progress, index, outlined
 from indexer.walk import walk
 
 

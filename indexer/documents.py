@@ -9,8 +9,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from codemem.models.encode import Text
-from codemem.syntax import language_of, language_of_shebang, outline
+from codemem.syntax import language_of, language_of_shebang
 from indexer.secrets import secret_content
 from indexer.walk import SkipReason, SourceFile
 
@@ -53,12 +52,6 @@ class Document:
     size: int
     mtime_ns: int
     language: str | None
-
-
-def outlined(document: Document) -> Text:
-    """The document with what its syntax tree says, as it is encoded."""
-    shape = outline(document.text, document.language)
-    return Text(document.path, document.text, shape.boundaries, shape.symbols)
 
 
 def read_document(file: SourceFile) -> Document | SkipReason:

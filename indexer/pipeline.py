@@ -14,10 +14,11 @@ from typing import Any
 from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.store import Record, Store
-from codemem.models.encode import grouped
+from codemem.models.encode import Text, grouped
 from codemem.models.memorizing import MemorizingModel
+from codemem.syntax import outline
 from indexer.changes import compare
-from indexer.documents import Document, outlined, read_document
+from indexer.documents import Document, read_document
 from indexer.walk import SkipReason, SourceFile
 
 
@@ -94,6 +95,12 @@ def index(model: MemorizingModel, store: Store, report: Callable[[Progress], Non
         dropped=len(changes.gone),
         bank=bank,
     )
+
+
+def outlined(document: Document) -> Text:
+    """The document with what its syntax tree says, as it is encoded."""
+    shape = outline(document.text, document.language)
+    return Text(document.path, document.text, shape.boundaries, shape.symbols)
 
 
 def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:

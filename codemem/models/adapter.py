@@ -93,11 +93,11 @@ class Adapter:
 
     def save(self, path: Path) -> None:
         """Write the file, all or nothing. Raises CodememError where that is not possible."""
-        tensors = {f"layer.{layer}.bias": self.bias[layer].contiguous() for layer in self.layers}
-        tensors |= {f"layer.{layer}.temperature": self.temperature[layer].contiguous() for layer in self.layers}
-        tensors |= {f"{_MIXTURE}{name}": tensor.contiguous() for name, tensor in self.mixture.items()}
-        tensors |= {f"{_LOW_RANK}{name}": tensor.contiguous() for name, tensor in self.low_rank.items()}
-        tensors |= {f"{_SCAN}{name}": tensor.contiguous() for name, tensor in self.scan.items()}
+        tensors = {f"layer.{layer}.bias": self.bias[layer] for layer in self.layers}
+        tensors |= {f"layer.{layer}.temperature": self.temperature[layer] for layer in self.layers}
+        tensors |= {f"{_MIXTURE}{name}": tensor for name, tensor in self.mixture.items()}
+        tensors |= {f"{_LOW_RANK}{name}": tensor for name, tensor in self.low_rank.items()}
+        tensors |= {f"{_SCAN}{name}": tensor for name, tensor in self.scan.items()}
         shape = {"layers": self.layers, "k": self.k, "angle": self.angle, "gate": self.gate, "name": self.name}
         metadata = {"adapter": json.dumps(shape)} | {name: json.dumps(getattr(self, name)) for name in _WORDS}
         if self.signature is not None:

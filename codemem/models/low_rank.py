@@ -57,7 +57,7 @@ class LowRank(nn.Module):
 
         def update(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             length = output.shape[1]
-            rows = length if self.reading.last is None else min(length, self.reading.last)
+            rows = self.reading.rows(length)
             if not self.reading.attention or not rows or not len(self.bank):
                 return output
             x = args[0][:, length - rows :]

@@ -36,6 +36,10 @@ class Reading:
     states: list[Tensor] | None = None
     seconds: float = 0.0
 
+    def rows(self, length: int) -> int:
+        """How many positions of a forward pass over `length` of them read."""
+        return length if self.last is None else min(length, self.last)
+
 
 class ReadingLayer:
     """Attention over local context and bank (Memorizing Transformers, section 3.2) in one decoder layer."""
@@ -45,7 +49,7 @@ class ReadingLayer:
 
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
         reading, length, key, value = self.reading, call.query.shape[2], call.key, call.value
-        rows = length if reading.last is None else min(length, reading.last)
+        rows = reading.rows(length)
         if not reading.attention or not rows or not len(self.bank):
             return call.plain()
         # Only the last rows read memory; the base implementation is fastest for those before them.

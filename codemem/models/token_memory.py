@@ -59,7 +59,7 @@ class TokenMemory:
             return output
         logits = output.logits
         batch, length, vocabulary = logits.shape
-        rows = length if reading.last is None else min(length, reading.last)
+        rows = reading.rows(length)
         if not rows:
             return output
         log_probs = logits[:, length - rows :].reshape(-1, vocabulary).float().log_softmax(dim=-1)

@@ -110,7 +110,11 @@ def adapt(
         suffix = ""
         if options.rank:
             suffix = f"-{options.rank}-{options.low_rank_steps}"
-            model = _with_low_rank(model, options)
+            updates = untrained(model.base, layers[0], options.rank, options.seed)
+            adapter = replace(_with_gates(start, gates), mixture=model.mixture.state_dict(), low_rank=updates)
+            bank = model.bank
+            model.detach()
+            model = MemorizingModel(loaded.model, loaded.tokenizer, adapter, bank)
             gates = run.gates(model, f"low-rank{suffix}", options.low_rank_steps, tokens=True)
             _set_gates(model, gates)
         trained = run.stage(f"joint-mixture{suffix}", lambda: run.mixture(model))
@@ -121,9 +125,7 @@ def adapt(
         model.detach()
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return replace(
-        start,
-        bias={layer: gates[f"bias.{layer}"] for layer in layers},
-        temperature={layer: gates[f"temperature.{layer}"] for layer in layers},
+        _with_gates(start, gates),
         name=loaded.name,
         mixture=_network(trained),
         low_rank=low_rank,
@@ -318,17 +320,10 @@ def _set_gates(model: MemorizingModel, tensors: dict[str, Tensor]) -> None:
             update.copy_(tensors.get(f"low_rank.{name}", torch.zeros_like(update)))
 
 
-def _with_low_rank(model: MemorizingModel, options: Options) -> MemorizingModel:
-    """The same model and bank, with low-rank updates that change nothing yet."""
-    updates = untrained(model.base, min(model.gates), options.rank, options.seed)
-    model.detach()
-    updated = MemorizingModel(model.base, model.tokenizer, replace(model.adapter, low_rank=updates), model.bank)
-    updated.mixture.load_state_dict(model.mixture.state_dict())
-    with torch.no_grad():
-        for layer, gate in model.gates.items():
-            updated.gates[layer].bias.copy_(gate.bias)
-            updated.gates[layer].temperature.copy_(gate.temperature)
-    return updated
+def _with_gates(adapter: Adapter, tensors: dict[str, Tensor]) -> Adapter:
+    """The adapter with the gates that `GateTraining.state` has."""
+    bias, temperature = ({layer: tensors[f"{kind}.{layer}"] for layer in adapter.layers} for kind in _KINDS)
+    return replace(adapter, bias=bias, temperature=temperature)
 
 
 def _encoded(model: MemorizingModel, documents: Sequence[tuple[str, Text]]) -> list[Entries]:
