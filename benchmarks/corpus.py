@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
 from codemem.models.pretrained import Pretrained
 from indexer.documents import Document
 from indexer.packages import documents, package
-from indexer.pipeline import Progress, index
+from indexer.sync import Progress, sync
 
 REPORTED = "mcp==2.3.0"
 
@@ -45,7 +46,8 @@ def remember(pretrained: Pretrained, root: Path) -> None:
 
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint, replace=store.fingerprint not in (None, pretrained.fingerprint))
-        pretrained.model.bank = index(pretrained.model, store, show).bank
+        sync(store, lambda: pretrained.model, show)
+        pretrained.model.bank = open_bank(store, pretrained.model.new_bank())
     print(file=sys.stderr)
 
 

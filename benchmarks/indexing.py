@@ -16,12 +16,13 @@ import torch
 
 from benchmarks.corpus import arguments, bars, report
 from codemem.memory.store import FOLDER, Store
-from codemem.models.encode import Window, grouped, plan
+from codemem.models.encode import Window, plan
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
+from codemem.texts import grouped
 from indexer.documents import Document, read_document
 from indexer.packages import package
-from indexer.pipeline import Progress, index, outlined
+from indexer.sync import Progress, outlined, sync
 from indexer.walk import walk
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     paused: list[float] = []
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint)
-        summary = index(model, store, run_bare)
+        summary = sync(store, lambda: model, run_bare)
     seconds = summary.seconds - sum(paused)
     shutil.rmtree(root / FOLDER)
     speeds = {"codemem index": summary.tokens / seconds, "bare forward pass": summary.tokens / bare["seconds"]}

@@ -140,7 +140,7 @@ def _repositories(specs: list[str], budget: Budget, seed: int) -> list[Repositor
 
 def _sample(documents: list[Document], wanted: int, seed: str) -> tuple[Any, ...]:
     from codemem.training.corpus import neighbourhood, suitable
-    from indexer.pipeline import outlined
+    from indexer.sync import outlined
 
     candidates = sorted((d for d in documents if suitable(d.size)), key=lambda d: d.path)
     chosen = neighbourhood([d.size for d in candidates], int(_SPARE * wanted), seed)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cli import adapt, complete, evaluate, index, models, status
+from cli import adapt, complete, evaluate, index, models, status, sync, watch
 from codemem.errors import CodememError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app = typer.Typer(
 # The commands, in the order in which --help shows them: app.command()(index.index) for one function,
 # app.add_typer(models.app) for a group.
 app.command()(index.index)
+app.command()(sync.sync)
+app.command()(watch.watch)
 app.command()(complete.complete)
 app.command()(status.status)
 app.command()(adapt.adapt)

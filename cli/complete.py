@@ -55,8 +55,9 @@ def complete(
     from cli.console import stderr
     from codemem.completion.engine import Engine
     from codemem.completion.request import Request
+    from codemem.memory.manifest import find_root
     from codemem.memory.snapshot import open_bank
-    from codemem.memory.store import Store, find_root
+    from codemem.memory.store import Store
     from codemem.models.pretrained import load_memorizing
     from indexer.documents import hash_of
 

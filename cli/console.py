@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from indexer.pipeline import Progress as Step
+from indexer.sync import Progress as Step
 
 stderr = Console(stderr=True)
 

@@ -58,7 +58,7 @@ def evaluate(
     from cli.console import stage_bar, stderr
     from codemem.evaluation.evaluate import Source, complete_lines, evict_half, likelihood_by_size, split
     from codemem.evaluation.plots import draw
-    from codemem.memory.store import model_of
+    from codemem.memory.manifest import model_of
     from codemem.models.pretrained import load_memorizing
     from indexer.packages import documents as read_documents
     from indexer.packages import target as named
@@ -116,13 +116,15 @@ def evaluate(
 def _remembered(pretrained: Pretrained, root: Path) -> Any:
     """The bank of a folder, brought up to date."""
     from cli.console import index_bar
+    from codemem.memory.snapshot import open_bank
     from codemem.memory.store import Store
-    from indexer.pipeline import index
+    from indexer.sync import sync
 
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint)
         with index_bar() as show:
-            return index(pretrained.model, store, show).bank
+            sync(store, lambda: pretrained.model, show)
+        return open_bank(store, pretrained.model.new_bank())
 
 
 def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, Entries]]:

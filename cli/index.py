@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from indexer.sync import Synced
 
 
 def index(
@@ -23,9 +26,10 @@ def index(
     Only new and changed files are read. Ctrl-C keeps what is done; the next run goes on from there.
     """
     from cli.console import index_bar, stderr
-    from codemem.memory.store import Store, model_of
+    from codemem.memory.manifest import model_of
+    from codemem.memory.store import Store
     from codemem.models.pretrained import load_memorizing
-    from indexer import pipeline
+    from indexer.sync import sync
     from indexer.walk import walk
 
     root = repository.resolve()
@@ -47,16 +51,23 @@ def index(
         store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
         try:
             with index_bar() as show:
-                summary = pipeline.index(pretrained.model, store, show)
+                synced = sync(store, lambda: pretrained.model, show)
         except KeyboardInterrupt:
             stderr.print("interrupted; what is done is kept, and the same command goes on from there")
             raise
+    print_synced(synced, as_json)
+
+
+def print_synced(synced: Synced, as_json: bool) -> None:
+    """What a run did, on stdout."""
     if as_json:
-        typer.echo(json.dumps(summary.as_json()))
+        typer.echo(json.dumps(synced.as_json()))
         return
-    skipped = ", ".join(f"{number} {reason}" for reason, number in summary.skipped.items()) or "nothing"
+    skipped = ", ".join(f"{number} {reason}" for reason, number in synced.skipped.items()) or "nothing"
+    rate = f" ({synced.tokens_per_second:,.0f} tokens/s)" if synced.tokens else ""
     typer.echo(
-        f"{summary.documents} documents, {summary.entries:,} entries, {summary.bytes / 1e6:,.0f} MB on disk\n"
-        f"encoded {summary.tokens:,} tokens in {summary.seconds:.1f} s ({summary.tokens_per_second:,.0f} tokens/s)\n"
+        f"{synced.documents} documents, {synced.entries:,} entries, {synced.bytes / 1e6:,.0f} MB on disk\n"
+        f"encoded {synced.encoded}, dropped {synced.dropped}, kept {synced.kept}: "
+        f"{synced.tokens:,} tokens in {synced.seconds:.1f} s{rate}\n"
         f"skipped: {skipped}"
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from codemem.errors import CodememError
+from cli.sync import root_of
 
 
 def status(
@@ -17,13 +17,11 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show what memory holds, where it lies, and what has changed since."""
-    from codemem.memory.store import Store, find_root
+    from codemem.memory.manifest import Manifest
     from indexer.changes import compare
 
-    root = find_root(repository)
-    if root is None:
-        raise CodememError(f"no folder from {repository.resolve()} upward has a memory", f"codemem index {repository}")
-    with Store(root) as store:
+    root = root_of(repository)
+    with Manifest(root) as store:
         changes = compare(root, store)
         records = store.documents()
         fingerprint = store.fingerprint

@@ -56,17 +56,10 @@ class Document:
 
 def read_document(file: SourceFile) -> Document | SkipReason:
     """Read `file`, or say why its content rules it out. Never raises for what it finds on disk."""
-    try:
-        # NOFOLLOW and NONBLOCK: since the walk the file may have become a link or a pipe.
-        flags = os.O_RDONLY | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_BINARY")
-        descriptor = os.open(file.absolute, flags)
-        with open(descriptor, "rb") as stream:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return SkipReason.UNREADABLE
-            raw = stream.read()
-    except OSError:
+    read = read_raw(file)
+    if read is None:
         return SkipReason.UNREADABLE
+    raw, mtime_ns = read
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return SkipReason.NOT_UTF8
     if b"\0" in raw[:_PROBE]:
@@ -79,7 +72,20 @@ def read_document(file: SourceFile) -> Document | SkipReason:
     reason = _content_reason(text, language)
     if reason:
         return reason
-    return Document(file.path, text, hash_of(raw), len(raw), status.st_mtime_ns, language)
+    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language)
+
+
+def read_raw(file: SourceFile) -> tuple[bytes, int] | None:
+    """The content of a regular file, and its modification time in nanoseconds; None where it cannot be read."""
+    try:
+        # NOFOLLOW and NONBLOCK: since the walk the file may have become a link or a pipe.
+        flags = os.O_RDONLY | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_BINARY")
+        descriptor = os.open(file.absolute, flags)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            return (stream.read(), status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    except OSError:
+        return None
 
 
 def text_of(raw: bytes) -> str:

@@ -62,7 +62,7 @@ class Walk:
 
 
 # Never entered and never counted.
-_OWN = frozenset({".git", ".codemem", ".hg", ".svn", ".jj"})
+OWN = frozenset({".git", ".codemem", ".hg", ".svn", ".jj"})
 
 _VENDORED_NAMES = """
     node_modules bower_components jspm_packages vendor _vendor third_party third-party thirdparty 3rdparty
@@ -167,7 +167,7 @@ def walk(root: Path, *, max_bytes: int = MAX_BYTES) -> Walk:
             continue
         rules = rules.below(root / directory, base + directory)
         for entry in entries:
-            if entry.name in _OWN:
+            if entry.name in OWN:
                 continue
             path = directory + entry.name
             is_directory = entry.is_dir(follow_symlinks=False)

@@ -15,7 +15,7 @@ from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from codemem.errors import CodememError
-from codemem.memory.store import FOLDER
+from codemem.memory.manifest import FOLDER
 from codemem.models.adapter import (
     Signature,
     find_adapter,
@@ -25,11 +25,11 @@ from codemem.models.adapter import (
     signature_of,
     uniform_adapter,
 )
-from codemem.models.encode import Text
 from codemem.models.interface import handlers
 from codemem.models.loading import LoadedModel
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.memory_layer import ReadingLayer
+from codemem.texts import Text
 from codemem.training.adapt import Options, adapt
 from codemem.training.corpus import Budget, Repository, neighbourhood, split
 from codemem.training.gates import drawn, full_pieces, loss, pieces

@@ -275,7 +275,7 @@ def test_a_damaged_blob_is_named_with_what_mends_it(codemem, indexed):
     for blob in (indexed / ".codemem" / "blobs").iterdir():
         blob.write_bytes(blob.read_bytes()[:-10])
     said, hint = refusal_of(codemem("complete", f"{indexed}/use.py:3"))
-    assert "is missing or damaged" in said and hint == f"codemem index {indexed.resolve()}"
+    assert "is missing or damaged" in said and hint == f"codemem doctor {indexed.resolve()} --repair"
     assert answer_of(codemem("index", indexed, "--json"))["tokens"] > 0
     assert answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["provenance"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -9,10 +11,12 @@ from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
 
 from codemem.errors import CodememError
+from codemem.memory.entries import Entries
 from codemem.memory.states import turn
-from codemem.models.encode import SINKS, EncodingWindow, Text, encode, header_tokens, plan, tokenize
+from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize
 from codemem.models.probe import find_sites
 from codemem.syntax import outline
+from codemem.texts import Text
 
 MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()
 SITES = find_sites(MODEL, (1, 2), 300)
@@ -202,3 +206,53 @@ def test_a_tokenizer_without_offsets_is_refused_by_name():
 
     with pytest.raises(CodememError, match="Slow cannot say where its tokens stand"):
         tokenize(Slow(), "text")
+
+
+# What an earlier version's windows computed.
+
+BLOCKS = [f"def f{number}():\n" + f"    x = {number}\n" * 30 for number in range(8)]
+
+
+def versioned(blocks: list[str], before: Entries | None = None) -> tuple[Entries, int]:
+    """The entries of a module, and how many windows were computed for them."""
+    computed = []
+    text = text_of("some/longer/path.py", "".join(blocks))
+    (entries,) = encode(
+        MODEL,
+        TOKENIZER,
+        SITES,
+        [text],
+        window=EncodingWindow(220, 40),
+        batch_tokens=1,
+        before=[before],
+        pause=lambda: computed.append(1),
+    )
+    return entries, len(computed)
+
+
+@pytest.mark.parametrize(
+    ("edit", "most"),
+    [
+        (lambda b: b, 0),
+        (lambda b: [*b[:3], b[3].replace("x = 3", "y = 3", 1), *b[4:]], 3),
+        (lambda b: [*b[:3], b[3] + "    more = 1\n", *b[4:]], 3),
+        (lambda b: [*b[:7], b[7] + "    return x\n"], 1),
+        (lambda b: [*b, "def g():\n    pass\n"], 2),
+        (lambda b: [*b[:2], *b[3:]], 4),
+    ],
+)
+def test_only_windows_that_changed_are_computed_again(edit, most):
+    before, windows = versioned(BLOCKS)
+    assert windows == len(before.windows) >= 8 and before.windows[0] == 0
+    after, computed = versioned(edit(BLOCKS), before)
+    fresh, _ = versioned(edit(BLOCKS))
+    assert computed <= most
+    assert after.windows == fresh.windows
+    assert torch.equal(after.tokens, fresh.tokens) and torch.equal(after.lines, fresh.lines)
+    torch.testing.assert_close(after.layers, fresh.layers, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.states.decode(), fresh.states.decode(), rtol=2e-2, atol=2e-2)
+
+
+def test_a_version_whose_windows_are_not_known_is_computed_again():
+    before, windows = versioned(BLOCKS)
+    assert versioned(BLOCKS, replace(before, windows=()))[1] == windows

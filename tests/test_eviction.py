@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
+from codemem.memory.manifest import Record
 from codemem.memory.snapshot import open_bank
 from codemem.memory.states import compress
-from codemem.memory.store import Record, Store
+from codemem.memory.store import Store
 
 SHAPES = {2: (2, 4)}
 SIZE = 8

@@ -10,9 +10,9 @@ from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 from codemem.errors import CodememError
 from codemem.models.adapter import load_adapter, uniform_adapter
-from codemem.models.encode import Text
 from codemem.models.low_rank import untrained
 from codemem.models.memorizing import MemorizingModel
+from codemem.texts import Text
 from codemem.training.gates import GateTraining, pieces
 
 TOKENIZER = tiny_tokenizer()

@@ -15,10 +15,11 @@ from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.knn import EXACT_ENTRIES, Hidden, IVFIndex
+from codemem.memory.manifest import Record
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.state_index import StateIndex
 from codemem.memory.states import States, compress, turn
-from codemem.memory.store import Record, Store
+from codemem.memory.store import Store
 
 CPU = torch.device("cpu")
 SIZE = 12

@@ -19,9 +19,11 @@ from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
-from codemem.memory.knn import EXACT_ENTRIES, IVFIndex
+from codemem.memory.knn import IVFIndex
+from codemem.memory.manifest import Record, find_root, model_of
+from codemem.memory.order import EXACT_ENTRIES
 from codemem.memory.snapshot import open_bank, save_snapshot
-from codemem.memory.store import Record, Store, find_root, model_of
+from codemem.memory.store import Store
 from codemem.syntax import Symbol
 
 SHAPES = {1: (2, 4)}
@@ -238,7 +240,7 @@ def test_a_truncated_blob_is_not_there_and_reading_it_says_so(store, keep):
     assert not store.has(record.blob)
     with pytest.raises(CodememError, match="is missing or damaged") as failure:
         store.read(record.blob)
-    assert failure.value.hint == f"codemem index {store.root}"
+    assert failure.value.hint == f"codemem doctor {store.root} --repair"
 
 
 def test_a_missing_blob_and_a_strangers_file_are_damage_too(store):
@@ -424,7 +426,7 @@ def test_nobody_replaces_what_another_is_writing(store, tmp_path):
     with Store(tmp_path) as other, store.writing():
         with store.writing():  # of the same store it may be nested
             pass
-        with pytest.raises(CodememError, match="another process is indexing"):
+        with pytest.raises(CodememError, match=r"another process \(\d+\) is indexing"):
             other.bind(FINGERPRINT, replace=True)
     with Store(tmp_path) as other:
         other.bind(FINGERPRINT, replace=True)

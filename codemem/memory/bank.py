@@ -34,6 +34,7 @@ class _Extent:
     start: int
     count: int
     symbols: tuple[Symbol, ...]
+    blob: str = ""
 
     @property
     def rows(self) -> slice:
@@ -112,14 +113,15 @@ class Bank:
         if self.states is not None:
             self.states.reserve(self._rows, rows)
 
-    def add(self, path: str, entries: Entries) -> None:
+    def add(self, path: str, entries: Entries, blob: str = "") -> None:
         """Add a document, or replace the one at this path. A bank that is full then gives up other entries.
 
-        Raises CodememError where the entries belong to other memory layers or other heads, or have other states.
+        blob: the name that the entries have in the store, if they are from one. Raises CodememError where the entries
+        belong to other memory layers or other heads, or have other states.
         """
         self._check(path, entries)
         self.drop(path)
-        self._place(path, entries)
+        self._place(path, entries, blob)
         if self.capacity is not None:
             self.evict(self.capacity, spared=path)
 
@@ -137,7 +139,7 @@ class Bank:
                 "codemem index",
             )
 
-    def _place(self, path: str, entries: Entries) -> None:
+    def _place(self, path: str, entries: Entries, blob: str) -> None:
         start, end = self._rows, self._rows + len(entries)
         if end > len(self._live):
             self.reserve(max(end, self._rows * 3 // 2))
@@ -148,7 +150,7 @@ class Bank:
             self._layers[layer][start:end] = tensor.to(self.device)
         if self.states is not None:
             self.states.put(start, entries.states, len(entries))
-        extent = _Extent(path, start, len(entries), entries.symbols)
+        extent = _Extent(path, start, len(entries), entries.symbols, blob)
         self._documents[path] = extent
         self._size += extent.count
         self._append(extent)
@@ -187,17 +189,17 @@ class Bank:
 
     def _compact(self) -> None:
         kept = [
-            (path, self.entries(path), self._live[self._documents[path].rows].clone(), self._documents[path].rows)
-            for path, _, live in self.order()
-            if live
+            (extent, self.entries(extent.path), self._live[extent.rows].clone())
+            for extent in self._extents
+            if self._documents.get(extent.path) is extent
         ]
         usage = self.usage
         self._clear()
         self.usage = Usage(usage.reads)
-        self.reserve(sum(len(entries) for _, entries, _, _ in kept))
-        for path, entries, live, before in kept:
-            self._place(path, entries)
-            rows = self._documents[path].rows
+        self.reserve(sum(len(entries) for _, entries, _ in kept))
+        for extent, entries, live in kept:
+            self._place(extent.path, entries, extent.blob)
+            rows, before = self._documents[extent.path].rows, extent.rows
             self._live[rows] = live
             self.usage.read_at[rows], self.usage.mass[rows] = usage.read_at[before], usage.mass[before]
             self._size -= int((~live).sum())
@@ -238,6 +240,11 @@ class Bank:
         full."""
         if self.capacity is not None:
             self.usage.note(rows, weights)
+
+    def blob(self, path: str) -> str | None:
+        """The name under which a document's entries are stored, "" for none; None where there is no such document."""
+        extent = self._documents.get(path)
+        return None if extent is None else extent.blob
 
     def order(self) -> list[tuple[str, int, bool]]:
         """Path and entries of all documents in the order of their rows, and whether they are alive."""

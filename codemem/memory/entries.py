@@ -21,7 +21,8 @@ class Entries:
     tokens: [n] int32 token ids; lines, columns: [n] int32, 1-based, columns in characters, of each token's first
     visible character; layers: memory layer -> [n, kv_heads, 2, d], keys before the rotary embedding at index 0 of the
     third axis and values at index 1, in the model's dtype; symbols: the document's definitions, for provenance;
-    states: the final hidden states, for the token memory, or None where it is not kept.
+    states: the final hidden states, for the token memory, or None where it is not kept; windows: the tokens at which
+    the encoding windows start that computed them, none where that is not known.
     """
 
     tokens: Tensor
@@ -30,6 +31,7 @@ class Entries:
     layers: dict[int, Tensor]
     symbols: tuple[Symbol, ...] = ()
     states: States | None = None
+    windows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codemem.memory.order import EXACT_ENTRIES
+
 IndexKind = Literal["auto", "exact", "flat", "ivf"]
 
-# Exact search reads every key for every query, an inverted file nprobe / nlist of them.
-EXACT_ENTRIES = 32_768
 # Keys that the coarse quantiser is trained on, per cell.
 TRAINING_KEYS_PER_CELL = 40
 

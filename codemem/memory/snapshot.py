@@ -8,15 +8,13 @@ and new ones are added behind.
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from pathlib import Path
 
 from codemem.memory.bank import COMPACT_ABOVE, Bank
 from codemem.memory.knn import IVFIndex
+from codemem.memory.order import forget_snapshots, keep_snapshot, snapshot_order
 from codemem.memory.store import Store
-
-_KEY = "snapshot"
 
 
 def open_bank(store: Store, bank: Bank) -> Bank:
@@ -24,7 +22,7 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     missing or damaged blob."""
     records = {record.path: record for record in store.documents()}
     total = sum(record.entries for record in records.values())
-    folder, order = _order(store) if bank.inverted else (None, [])
+    folder, order = snapshot_order(store) if bank.inverted else (None, [])
     alive = {path for path, blob, _ in order if path in records and records[path].blob == blob}
     dead = sum(count for path, _, count in order if path not in alive)
     if dead > COMPACT_ABOVE * (dead + total):
@@ -33,18 +31,32 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     capacity, bank.capacity = bank.capacity, None  # what is too much goes at once, not with every document
     for path, blob, count in order:
         if path in alive:
-            bank.add(path, store.read(blob))
+            bank.add(path, store.read(blob), blob)
         else:
             bank.skip(count)
     if folder is not None:
         _load_indexes(folder, bank)
     for path, record in records.items():
         if path not in alive:
-            bank.add(path, store.read(record.blob))
+            bank.add(path, store.read(record.blob), record.blob)
     bank.capacity = capacity
     if capacity is not None:
         bank.evict(capacity)
     return bank
+
+
+def follow(store: Store, bank: Bank) -> tuple[list[str], list[str]]:
+    """Bring a bank that `open_bank` filled to what the store holds now: the paths added or replaced, and those dropped.
+    Raises CodememError for a missing or damaged blob."""
+    records = {record.path: record.blob for record in store.documents()}
+    gone = [path for path in bank.documents if path not in records]
+    added = [path for path, blob in records.items() if bank.blob(path) != blob]
+    read = [(path, store.read(records[path])) for path in added]
+    for path in gone:
+        bank.drop(path)
+    for path, entries in read:
+        bank.add(path, entries, records[path])
+    return added, gone
 
 
 def save_snapshot(store: Store, bank: Bank) -> None:
@@ -52,7 +64,7 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     that search is exact."""
     bank.build()
     if not all(isinstance(index, IVFIndex) for index in bank.indexes.values()) or not bank.indexes:
-        _forget(store, keep=None)
+        forget_snapshots(store)
         return
     blobs = {record.path: record.blob for record in store.documents()}
     order = [(path, blobs.get(path, ""), count) if live else ("", "", count) for path, count, live in bank.order()]
@@ -68,20 +80,7 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     (folder / "order.json").write_text(json.dumps(order))
     for file in folder.iterdir():
         file.chmod(0o600)
-    store.set(_KEY, name)
-    _forget(store, keep=name)
-
-
-def _order(store: Store) -> tuple[Path | None, list[tuple[str, str, int]]]:
-    """The snapshot's folder, and its order of (path, blob, entries); nothing where there is none that can be read."""
-    name = store.get(_KEY)
-    if not name:
-        return None, []
-    folder = store.folder / "index" / name
-    try:
-        return folder, [(path, blob, count) for path, blob, count in json.loads((folder / "order.json").read_text())]
-    except (OSError, TypeError, ValueError):
-        return None, []
+    keep_snapshot(store, name)
 
 
 def _load_indexes(folder: Path, bank: Bank) -> None:
@@ -93,12 +92,3 @@ def _load_indexes(folder: Path, bank: Bank) -> None:
     except (OSError, RuntimeError, ValueError):
         return
     bank.indexes.update(indexes)
-
-
-def _forget(store: Store, keep: str | None) -> None:
-    if keep is None:
-        store.set(_KEY, "")
-    folder: Path
-    for folder in (store.folder / "index").glob("*"):
-        if folder.name != keep:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,49 +22,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
-from codemem.memory.states import compress
+from codemem.memory.states import States, compress
 from codemem.models.interface import handlers
 from codemem.models.memory_layer import RecordingLayer
 from codemem.models.probe import Site
-from codemem.syntax import Symbol
+from codemem.texts import Text
 
 # Attention sinks at the start of a window (Xiao et al., Efficient Streaming Language Models with Attention Sinks,
 # 2023).
 SINKS = 4
 BATCH_TOKENS = 4096
-# Bytes of source that are encoded and kept together: some ten full windows, a few seconds of work.
-GROUP_BYTES = 32_768
 # Comments start with // in these, with # in the rest.
 _SLASHED = re.compile(
     r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class Text:
-    """What is to be memorised: a document's path, its text, where its top-level definitions start (character offsets,
-    ascending) and its symbols."""
-
-    path: str
-    text: str
-    boundaries: tuple[int, ...] = ()
-    symbols: tuple[Symbol, ...] = ()
-
-
-_Document = TypeVar("_Document")
-
-
-def grouped(documents: Iterable[_Document], size: Callable[[_Document], int]) -> Iterator[list[_Document]]:
-    """Documents to encode and to keep together, in order; size: bytes of the source of one."""
-    group, total = [], 0
-    for document in documents:
-        group.append(document)
-        total += size(document)
-        if total >= GROUP_BYTES:
-            yield group
-            group, total = [], 0
-    if group:
-        yield group
 
 
 @dataclass(frozen=True)
@@ -139,33 +110,83 @@ def encode(
     *,
     window: EncodingWindow = EncodingWindow(),
     batch_tokens: int = BATCH_TOKENS,
+    before: Sequence[Entries | None] = (),
+    pause: Callable[[], None] = lambda: None,
 ) -> list[Entries]:
     """The entries of each text at the memory layers `sites`. Memory is not read, and no logits are computed.
 
     batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that
-    little is padded. Raises CodememError as `tokenize` does.
+    little is padded. before: the entries of earlier versions of the texts, at the same paths; what windows of the same
+    tokens computed then is taken from there. pause: called before every forward pass. Raises CodememError as `tokenize`
+    does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
-    pairs = {
-        number: {
-            layer: torch.empty(len(item.ids), site.kv_heads, 2, site.d, dtype=model.dtype)
-            for layer, site in sites.items()
-        }
-        for number, item in enumerate(tokens)
-    }
     size = model.config.get_text_config().hidden_size
-    states = {number: torch.empty(len(item.ids), size) for number, item in enumerate(tokens)}
-    for batch in _batches(tokens, window, batch_tokens):
+    drafts = [_Draft(item, _windows(number, item, window), sites, size, model) for number, item in enumerate(tokens)]
+    waiting: list[Window] = []
+    for draft, entries in zip_longest(drafts, before[: len(drafts)]):
+        waiting += draft.windows if entries is None else draft.reuse(entries, window)
+    for batch in _batches(waiting, batch_tokens):
+        pause()
         recorded, final = _record(model, sites, [piece.ids for piece in batch])
         for row, piece in enumerate(batch):
-            new = slice(piece.start, piece.start + len(piece.ids) - piece.context)
-            states[piece.document][new] = final[row, piece.context : len(piece.ids)].cpu().float()
-            for layer, tensor in recorded.items():
-                pairs[piece.document][layer][new] = tensor[row, piece.context : len(piece.ids)].cpu()
-    return [
-        _entries(item, pairs[number], states[number], text)
-        for number, (item, text) in enumerate(zip(tokens, texts, strict=True))
-    ]
+            inside = slice(piece.context, len(piece.ids))
+            layers = {layer: tensor[row, inside].cpu() for layer, tensor in recorded.items()}
+            drafts[piece.document].put(piece, layers, compress(final[row, inside].cpu().float()))
+    return [draft.entries(text) for draft, text in zip(drafts, texts, strict=True)]
+
+
+class _Draft:
+    """The entries of a text while they are computed, window by window."""
+
+    def __init__(
+        self, tokens: _Tokens, windows: list[Window], sites: dict[int, Site], size: int, model: PreTrainedModel
+    ) -> None:
+        self.tokens, self.windows, count = tokens, windows, len(tokens.ids)
+        self._layers = {
+            layer: torch.empty(count, site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
+        }
+        self._states = States(torch.empty(count, size, dtype=torch.int8), torch.empty(count))
+
+    def reuse(self, before: Entries, window: EncodingWindow) -> list[Window]:
+        """Take what an earlier version's windows computed of the same tokens. Returns the windows that are left."""
+        if len(self.tokens.header) < SINKS or before.states is None:
+            return self.windows  # the first tokens were not stored
+        ids, ends = before.tokens.tolist(), (*before.windows[1:], len(before))
+        contexts = [max(0, start - window.overlap) for start in before.windows]
+        known = {
+            (start - context, *ids[context:end]): slice(start, end)
+            for start, context, end in zip(before.windows, contexts, ends, strict=False)
+        }
+        left, header = [], len(self.tokens.header)
+        for piece in self.windows:
+            rows = known.get((piece.context - header, *piece.ids[header:]))
+            if rows is None:
+                left.append(piece)
+            else:
+                self.put(piece, {layer: tensor[rows] for layer, tensor in before.layers.items()}, before.states[rows])
+        return left
+
+    def put(self, piece: Window, layers: dict[int, Tensor], states: States) -> None:
+        """Set what a window computed of its new tokens: [n, kv_heads, 2, d] a layer, and n states."""
+        rows = slice(piece.start, piece.start + len(piece.ids) - piece.context)
+        self._states.codes[rows], self._states.scales[rows] = states.codes, states.scales
+        for layer, tensor in layers.items():
+            self._layers[layer][rows] = tensor
+
+    def entries(self, text: Text) -> Entries:
+        """The entries without those of attention sinks."""
+        sinks = max(0, SINKS - len(self.tokens.header))
+        stored = slice(sinks, None)
+        return Entries(
+            torch.tensor(self.tokens.ids, dtype=torch.int32)[stored],
+            torch.from_numpy(self.tokens.lines)[stored],
+            torch.from_numpy(self.tokens.columns)[stored],
+            {layer: tensor[stored] for layer, tensor in self._layers.items()},
+            text.symbols,
+            self._states[stored],
+            tuple(max(0, piece.start - sinks) for piece in self.windows),
+        )
 
 
 def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int]]) -> tuple[dict[int, Tensor], Tensor]:
@@ -181,18 +202,6 @@ def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int
     return recorded, final
 
 
-def _entries(item: _Tokens, layers: dict[int, Tensor], states: Tensor, text: Text) -> Entries:
-    stored = slice(max(0, SINKS - len(item.header)), None)
-    return Entries(
-        torch.tensor(item.ids, dtype=torch.int32)[stored],
-        torch.from_numpy(item.lines)[stored],
-        torch.from_numpy(item.columns)[stored],
-        {layer: tensor[stored] for layer, tensor in layers.items()},
-        text.symbols,
-        compress(states[stored]),
-    )
-
-
 def plan(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[Text],
@@ -200,11 +209,12 @@ def plan(
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[Window]]:
     """The forward passes in which `encode` reads these texts."""
-    return _batches([_tokenize(tokenizer, text) for text in texts], window, batch_tokens)
-
-
-def _batches(tokens: list[_Tokens], window: EncodingWindow, batch_tokens: int) -> list[list[Window]]:
+    tokens = [_tokenize(tokenizer, text) for text in texts]
     windows = [piece for number, item in enumerate(tokens) for piece in _windows(number, item, window)]
+    return _batches(windows, batch_tokens)
+
+
+def _batches(windows: list[Window], batch_tokens: int) -> list[list[Window]]:
     batches: list[list[Window]] = []
     for piece in sorted(windows, key=lambda w: len(w.ids), reverse=True):
         if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= batch_tokens:

@@ -14,13 +14,14 @@ from codemem.memory.entries import Entries, Shapes
 from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
-from codemem.models.encode import Text, encode
+from codemem.models.encode import encode
 from codemem.models.interface import attention_modules, remove_handler, set_handler
 from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.mixture import Mixture
 from codemem.models.probe import find_sites
 from codemem.models.token_memory import TokenMemory
+from codemem.texts import Text
 
 
 class MemorizingModel(nn.Module):
@@ -102,11 +103,11 @@ class MemorizingModel(nn.Module):
         self.bank.add(path, entries)
         return len(entries)
 
-    def encode(self, texts: Sequence[Text]) -> list[Entries]:
-        """The entries of each text, as the base model reads it without memory. Raises CodememError as `tokenize`
-        does."""
+    def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]:
+        """The entries of each text, as the base model reads it without memory; options: those of `encode.encode`, which
+        says what is raised."""
         with self.reads(attention=False, tokens=False):
-            return encode(self.base, self.tokenizer, self.sites, texts)
+            return encode(self.base, self.tokenizer, self.sites, texts, **options)
 
     def forget(self, path: str) -> None:
         """Remove what was remembered under a path."""

@@ -29,9 +29,9 @@ from torch import Tensor
 from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
-from codemem.memory.store import FOLDER, Store
+from codemem.memory.manifest import FOLDER
+from codemem.memory.store import Store
 from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter
-from codemem.models.encode import Text, grouped
 from codemem.models.interface import attention_modules
 from codemem.models.loading import LoadedModel
 from codemem.models.low_rank import untrained
@@ -39,6 +39,7 @@ from codemem.models.memorizing import MemorizingModel
 from codemem.models.mixture import Mixture
 from codemem.models.pretrained import fingerprint_of
 from codemem.tensor_files import write_tensors
+from codemem.texts import Text, grouped
 from codemem.training import mixture as mixtures
 from codemem.training.corpus import Budget, Corpus, Repository, bytes_of, hash_of, split
 from codemem.training.gates import GateTraining, Piece, drawn, full_pieces

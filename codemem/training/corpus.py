@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codemem.errors import CodememError
-from codemem.models.encode import Text
+from codemem.texts import Text
 
 LEAST_BYTES, MOST_BYTES = 1024, 65_536  # of a document that can be chosen
 # Of a repository that is smaller than the budgets: how much of it is measured on, and how much trained on.

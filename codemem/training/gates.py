@@ -16,8 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from codemem.models.encode import Text, header_tokens, tokenize
+from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.texts import Text
 
 T = TypeVar("T")
 

@@ -13,14 +13,16 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from codemem.errors import CodememError
+from codemem.memory.bank import Bank
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
-from codemem.models.encode import GROUP_BYTES, grouped, tokenize
+from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.texts import GROUP_BYTES, grouped
 from indexer.changes import compare
 from indexer.documents import text_of
-from indexer.pipeline import Progress, Summary, index
+from indexer.sync import Progress, Synced, sync
 from indexer.walk import MAX_BYTES, SourceFile
 
 TOKENIZER = tiny_tokenizer()
@@ -56,19 +58,24 @@ class Repository:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         return file
 
-    def index(self, report=lambda _: None) -> Summary:
+    def sync(self, report=lambda _: None) -> Synced:
         with Store(self.root, create=True) as store:
             store.bind(FINGERPRINT)
-            return index(self.model, store, report)
+            return sync(store, lambda: self.model, report)
 
-    def held(self) -> dict[str, int]:
-        """What a process that comes later finds: document -> entries."""
+    def bank(self) -> Bank:
+        """What a process that comes later reads."""
         with Store(self.root) as store:
             bank = open_bank(store, self.model.new_bank())
             assert {record.path: record.entries for record in store.documents()} == {
                 path: len(bank.entries(path)) for path in bank.documents
             }
-            return {path: len(bank.entries(path)) for path in bank.documents}
+            return bank
+
+    def held(self) -> dict[str, int]:
+        """Document -> entries."""
+        bank = self.bank()
+        return {path: len(bank.entries(path)) for path in bank.documents}
 
     def skipped(self) -> dict[str, str]:
         with Store(self.root) as store:
@@ -95,7 +102,7 @@ def test_the_summary_counts_what_is_there_and_what_was_done(repository):
     repository.put("src/c.py", C)
     with Store(repository.root, create=True) as store:
         store.bind(FINGERPRINT)
-        summary = index(repository.model, store)
+        summary = sync(store, lambda: repository.model)
         files = [file for file in store.folder.rglob("*") if file.is_file()]
         assert summary.bytes == sum(file.stat().st_size for file in files)
     assert summary.documents == 3
@@ -105,7 +112,7 @@ def test_the_summary_counts_what_is_there_and_what_was_done(repository):
     assert summary.seconds > 0
     assert summary.tokens_per_second == pytest.approx(summary.tokens / summary.seconds)
     assert repository.held() == {"a.py": tokens_in(A), "b.py": tokens_in(B), "src/c.py": tokens_in(C)}
-    assert sorted(summary.bank.documents) == sorted(repository.held())
+    assert (summary.encoded, summary.kept) == (3, 0)
     assert json.loads(json.dumps(summary.as_json()))["documents"] == 3
 
 
@@ -113,8 +120,8 @@ def test_progress_ends_with_all_bytes_done(repository):
     big = "x = 1\n" * (GROUP_BYTES // 12 + 1)
     repository.write(a=big, b=big, c=big, d=A)
     steps: list[Progress] = []
-    repository.index(steps.append)
-    assert [step.path for step in steps] == ["b.py", "d.py", "building the index"]
+    repository.sync(steps.append)
+    assert [step.path for step in steps] == ["b.py", "d.py", "building the index"], "large enough for one"
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert {step.total for step in steps} == {3 * len(big) + len(A)} == {steps[-1].done}
     assert steps[-1].tokens == tokens_in(big) * 3 + tokens_in(A)
@@ -131,19 +138,19 @@ def test_groups_hold_all_files_in_order_and_end_when_they_are_large_enough():
 
 def test_a_second_run_encodes_nothing(repository):
     repository.write(a=A, b=B)
-    first = repository.index()
-    second = repository.index()
+    first = repository.sync()
+    second = repository.sync()
     assert (second.tokens, second.documents, second.entries) == (0, first.documents, first.entries)
     assert repository.stale() == (0, 0, 0)
 
 
 def test_only_what_changed_is_encoded(repository):
     repository.write(a=A, b=B)
-    repository.index()
+    repository.sync()
     longer = A + "\n\n" + C
     repository.write(a=longer, c=C)
     assert repository.stale() == (1, 1, 0)
-    summary = repository.index()
+    summary = repository.sync()
     assert summary.tokens == tokens_in(longer, C)
     assert repository.held() == {"a.py": tokens_in(longer), "b.py": tokens_in(B), "c.py": tokens_in(C)}
     assert summary.documents == 3 and summary.dropped == 0
@@ -151,18 +158,19 @@ def test_only_what_changed_is_encoded(repository):
 
 def test_a_file_that_was_touched_is_not_encoded_again(repository):
     repository.write(a=A)
-    repository.index()
+    repository.sync()
     os.utime(repository.root / "a.py", ns=(1, 1))
-    assert repository.stale() == (0, 1, 0), "by size and time alone"
-    assert repository.index().tokens == 0
+    assert repository.stale() == (0, 0, 0), "the content is what counts"
+    summary = repository.sync()
+    assert (summary.tokens, summary.encoded, summary.kept) == (0, 0, 1)
     assert repository.stale() == (0, 0, 0)
 
 
 def test_a_file_with_the_same_content_elsewhere_is_another_document(repository):
     repository.write(a=A)
-    repository.index()
+    repository.sync()
     (repository.root / "a.py").rename(repository.root / "moved.py")
-    summary = repository.index()
+    summary = repository.sync()
     assert (summary.tokens, summary.dropped) == (tokens_in(A), 1)
     assert list(repository.held()) == ["moved.py"]
 
@@ -215,27 +223,27 @@ def gone_by_becoming_a_link(repository: Repository) -> None:
 )
 def test_what_may_not_be_remembered_any_more_is_not_read_any_more(repository, go, reason):
     repository.write(a=A, b=B)
-    repository.index()
+    repository.sync()
     go(repository)
-    summary = repository.index()
-    assert list(repository.held()) == ["a.py"] == list(summary.bank.documents)
+    repository.sync()
+    assert list(repository.held()) == ["a.py"]
     assert repository.skipped().get("b.py") == reason
     assert repository.stale() == (0, 0, 0), "memory is what the tree allows"
-    assert repository.index().tokens == 0
+    assert repository.sync().tokens == 0
 
 
 def test_what_was_refused_is_read_as_soon_as_it_may_be(repository):
     repository.write(a=SECRET)
-    assert repository.index().documents == 0
+    assert repository.sync().documents == 0
     repository.write(a=A)
     assert repository.stale() == (1, 0, 0)
-    repository.index()
+    repository.sync()
     assert repository.held() == {"a.py": tokens_in(A)}
     assert repository.skipped() == {}
 
 
 def test_an_empty_repository_has_an_empty_memory(repository):
-    summary = repository.index()
+    summary = repository.sync()
     assert (summary.documents, summary.entries, summary.tokens, summary.skipped) == (0, 0, 0, {})
     assert repository.held() == {}
 
@@ -245,7 +253,7 @@ def test_odd_files_are_counted_and_passed_over(repository):
     (repository.root / "link.py").symlink_to("a.py")
     (repository.root / "dangling.py").symlink_to("nowhere.py")
     os.mkfifo(repository.root / "pipe.py")
-    summary = repository.index()
+    summary = repository.sync()
     assert list(repository.held()) == ["a.py"]
     assert summary.skipped == {"empty": 1, "not utf-8": 1, "symlink": 2, "too large": 1, "unreadable": 1}
 
@@ -260,7 +268,7 @@ def test_a_file_that_vanishes_or_turns_into_a_link_during_the_run_is_passed_over
             (repository.root / "c.py").unlink()
             (repository.root / "c.py").symlink_to("/etc/hostname")
 
-    repository.index(report)
+    repository.sync(report)
     assert list(repository.held()) == ["a.py"]
     assert repository.skipped() == {"b.py": "unreadable", "c.py": "unreadable"}
 
@@ -268,13 +276,14 @@ def test_a_file_that_vanishes_or_turns_into_a_link_during_the_run_is_passed_over
 def test_text_is_memorised_as_people_see_it(repository):
     raw = b"\xef\xbb\xbfdef a():\r\n    return 'x'\r\n"
     repository.write(a=raw)
-    repository.index()
+    repository.sync()
     assert repository.held() == {"a.py": tokens_in(text_of(raw))}
 
 
 def test_symbols_come_with_the_entries(repository):
     repository.put("door.py", "class Door:\n    def open(self):\n        return 1\n")
-    bank = repository.index().bank
+    repository.sync()
+    bank = repository.bank()
     assert {str(bank.place(row)) for row in range(len(bank))} == {
         "door.py:1 in Door",
         "door.py:2 in Door.open",
@@ -291,19 +300,19 @@ def test_an_interrupted_run_keeps_what_is_finished_and_the_next_goes_on(reposito
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        repository.index(interrupt)
+        repository.sync(interrupt)
     assert list(repository.held()) == ["a.py"]
-    assert repository.index().tokens == tokens_in(*big[1:])
+    assert repository.sync().tokens == tokens_in(*big[1:])
     assert list(repository.held()) == ["a.py", "b.py", "c.py"]
 
 
 def test_a_damaged_blob_is_encoded_again(repository):
     repository.write(a=A, b=B)
-    repository.index()
+    repository.sync()
     with Store(repository.root) as store:
         file = store.blob_path(store.documents()[0].blob)
     file.write_bytes(file.read_bytes()[:-1])
-    assert repository.index().tokens == tokens_in(A)
+    assert repository.sync().tokens == tokens_in(A)
     assert len(repository.held()) == 2
 
 
@@ -316,34 +325,36 @@ def test_a_branch_away_and_back_encodes_nothing(repository):
     git("init", "-q", "-b", "main")
     git("add", ".")
     git("commit", "-qm", "one")
-    repository.index()
+    repository.sync()
     before = repository.held()
     git("checkout", "-qb", "other")
     repository.write(a=A + A, c=C)
     (repository.root / "b.py").unlink()
     git("add", "-A")
     git("commit", "-qm", "two")
-    assert repository.index().tokens == tokens_in(A + A, C)
+    assert repository.sync().tokens == tokens_in(A + A, C)
     assert repository.held() == {"a.py": tokens_in(A + A), "c.py": tokens_in(C)}
     git("checkout", "-q", "main")
-    assert repository.index().tokens == 0
+    assert repository.sync().tokens == 0
     assert repository.held() == before
     git("checkout", "-q", "other")
-    assert repository.index().tokens == 0
+    assert repository.sync().tokens == 0
     assert repository.held() == {"a.py": tokens_in(A + A), "c.py": tokens_in(C)}
 
 
 def test_memory_after_many_changes_is_that_of_indexing_from_scratch(repository, tmp_path):
     repository.write(a=A, b=B, c=C)
-    repository.index()
+    repository.sync()
     repository.write(a=B, d=C)
-    repository.index()
+    repository.sync()
     (repository.root / "c.py").unlink()
     repository.write(b=A + C)
-    changed = repository.index().bank
+    repository.sync()
+    changed = repository.bank()
     other = Repository(tmp_path / "scratch", repository.model)
     other.write(a=B, b=A + C, d=C)
-    fresh = other.index().bank
+    other.sync()
+    fresh = other.bank()
     assert sorted(changed.documents) == sorted(fresh.documents)
     for path in fresh.documents:
         one, two = changed.entries(path), fresh.entries(path)
@@ -353,7 +364,7 @@ def test_memory_after_many_changes_is_that_of_indexing_from_scratch(repository, 
 
 def test_two_writers_at_once_are_told(repository):
     repository.write(a=A)
-    repository.index()
+    repository.sync()
     code = f"""
 import sys
 from filelock import FileLock
@@ -364,8 +375,8 @@ with FileLock({str(repository.root / ".codemem" / "lock")!r}):
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(CodememError, match="another process is indexing") as refusal:
-            repository.index()
+        with pytest.raises(CodememError, match=r"another process \(\d+\) is indexing") as refusal:
+            repository.sync()
         assert refusal.value.hint
         other.stdin.close()
-    assert repository.index().documents == 1, "as soon as the other one has finished"
+    assert repository.sync().documents == 1, "as soon as the other one has finished"

@@ -1,0 +1,39 @@
+"""What is memorised, before any model has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from codemem.syntax import Symbol
+
+# Bytes of source that are encoded and kept together: some ten full windows, a few seconds of work.
+GROUP_BYTES = 32_768
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is to be memorised: a document's path, its text, where its top-level definitions start (character offsets,
+    ascending) and its symbols."""
+
+    path: str
+    text: str
+    boundaries: tuple[int, ...] = ()
+    symbols: tuple[Symbol, ...] = ()
+
+
+_Document = TypeVar("_Document")
+
+
+def grouped(documents: Iterable[_Document], size: Callable[[_Document], int]) -> Iterator[list[_Document]]:
+    """Documents to encode and to keep together, in order; size: bytes of the source of one."""
+    group, total = [], 0
+    for document in documents:
+        group.append(document)
+        total += size(document)
+        if total >= GROUP_BYTES:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

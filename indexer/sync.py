@@ -1,0 +1,177 @@
+"""The repository into memory: compare, read, encode in batches, store.
+
+What is finished is in the store after every batch, so that an interrupted run goes on where it stopped. The model is
+loaded only if something must be encoded: what a branch had is still there when it comes back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from codemem.memory.manifest import Record
+from codemem.memory.order import drifted
+from codemem.syntax import outline
+from codemem.texts import Text, grouped
+from indexer.changes import compare, trusted_time
+from indexer.documents import Document, read_document
+from indexer.walk import SkipReason, SourceFile
+
+if TYPE_CHECKING:
+    from codemem.memory.store import Store
+    from codemem.models.memorizing import MemorizingModel
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. done, total: bytes of source; tokens: encoded so far; path: the document just finished, or what
+    is being done after the last one."""
+
+    done: int
+    total: int
+    tokens: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a run did, and what memory holds after it. docs/json.md has the JSON form.
+
+    encoded, dropped, kept: documents that were encoded, that memory held and may not hold any more, and whose entries
+    were stored already; restored: those of the kept ones that memory held with another content, or not; documents,
+    entries: alive; tokens: encoded; seconds: from the walk to the last commit, without loading the model; bytes: on
+    disk; skipped: reason -> number of paths.
+    """
+
+    encoded: int
+    dropped: int
+    kept: int
+    restored: int
+    documents: int
+    entries: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    bytes: int
+    skipped: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sync(
+    store: Store,
+    load: Callable[[], MemorizingModel],
+    report: Callable[[Progress], None] = lambda _: None,
+    **encoding: Any,
+) -> Synced:
+    """Make the store hold what the working tree holds now, as the model reads it.
+
+    load: gives the model, to whose fingerprint the store must be bound; called at most once; encoding: for
+    `MemorizingModel.encode`. Raises CodememError where another process is writing, or the store cannot be written;
+    everything stored until then stays.
+    """
+    with store.writing():
+        run = _Run(store, load, encoding)
+        start = time.perf_counter()
+        store.recover()
+        before = {record.path for record in store.documents()}
+        changes = compare(store.root, store)
+        skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
+        if changes.gone or changes.touched:
+            store.set_documents(changes.touched, changes.gone)
+        done, total = 0, sum(file.size for file in changes.waiting)
+        for files in grouped(changes.waiting, lambda file: file.size):
+            documents = _read(files, skipped)
+            run.remember(documents, [file.path for file in files if file.path in skipped])
+            done += sum(file.size for file in files)
+            report(Progress(done, total, run.tokens, files[-1].path))
+        refused = {f.path: (f.size, f.mtime_ns) for f in changes.waiting if f.path in skipped}
+        if (skipped, refused) != (store.skipped(), store.refused()):
+            store.set_skipped(skipped, refused)
+        if drifted(store):
+            report(Progress(done, total, run.tokens, "building the index"))
+            run.build_index()
+        seconds = time.perf_counter() - start - run.loading
+        records = store.documents()
+        return Synced(
+            encoded=run.encoded,
+            dropped=len(before - {record.path for record in records}),
+            kept=len(records) - run.encoded,
+            restored=run.restored,
+            documents=len(records),
+            entries=sum(record.entries for record in records),
+            tokens=run.tokens,
+            seconds=seconds,
+            tokens_per_second=run.tokens / seconds,
+            bytes=store.nbytes,
+            skipped=dict(sorted(Counter(skipped.values()).items())),
+        )
+
+
+class _Run:
+    """One run's model and counts. encoded, restored: documents; tokens: encoded; loading: seconds that loading the
+    model took."""
+
+    def __init__(self, store: Store, load: Callable[[], MemorizingModel], encoding: dict[str, Any]) -> None:
+        self.store, self._load, self._encoding = store, load, encoding
+        self._model: MemorizingModel | None = None
+        self.encoded, self.restored, self.tokens, self.loading = 0, 0, 0, 0.0
+
+    @property
+    def model(self) -> MemorizingModel:
+        if self._model is None:
+            start = time.perf_counter()
+            self._model = self._load()
+            self.loading = time.perf_counter() - start
+        return self._model
+
+    def remember(self, documents: list[Document], refused: list[str]) -> None:
+        """Encode and store documents whose entries are not stored yet, and commit all of them; forget the refused
+        ones."""
+        store = self.store
+        blobs = {document.path: store.blob_name(document.path, document.content_hash) for document in documents}
+        fresh = [document for document in documents if not store.has(blobs[document.path])]
+        if fresh:
+            earlier = {record.path: record.blob for record in store.documents()}
+            before = [store.read(earlier[d.path]) if store.has(earlier.get(d.path, "")) else None for d in fresh]
+            texts = [outlined(document) for document in fresh]
+            for document, entries in zip(fresh, self.model.encode(texts, before=before, **self._encoding), strict=True):
+                store.write(blobs[document.path], entries)
+                self.tokens += len(entries)
+            self.encoded += len(fresh)
+        self.restored += len(documents) - len(fresh)
+        known = store.known_blobs()
+        records = [
+            Record(d.path, d.content_hash, d.size, trusted_time(d.mtime_ns), d.language, blob, known[blob].entries)
+            for d in documents
+            for blob in (blobs[d.path],)
+        ]
+        if records or refused:
+            store.set_documents(records, refused)
+
+    def build_index(self) -> None:
+        from codemem.memory.snapshot import open_bank, save_snapshot
+
+        save_snapshot(self.store, open_bank(self.store, self.model.new_bank()))
+
+
+def outlined(document: Document) -> Text:
+    """The document with what its syntax tree says, as it is encoded."""
+    shape = outline(document.text, document.language)
+    return Text(document.path, document.text, shape.boundaries, shape.symbols)
+
+
+def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:
+    """The documents among the files; the reasons of the others go into `skipped`."""
+    documents = []
+    for file in files:
+        document = read_document(file)
+        if isinstance(document, SkipReason):
+            skipped[file.path] = document.value
+        else:
+            documents.append(document)
+    return documents
