@@ -10,6 +10,9 @@ from tiny import save_directory
 
 from cli.app import main
 
+SHAPES = "def area(width, height):\n    return width * height\n"
+USE = "from shapes import area\n\nprint(area(\n"
+
 
 @pytest.fixture
 def model(tmp_path) -> Path:
@@ -32,3 +35,20 @@ def codemem(tmp_path, monkeypatch, capsys):
         return ended.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "shapes.py").write_text(SHAPES)
+    (root / "use.py").write_text(USE)
+    (root / "logo.png").write_bytes(b"\x89PNG")
+    return root
+
+
+@pytest.fixture
+def indexed(codemem, repository, model) -> Path:
+    status, _, err = codemem("index", repository, "--model", model)
+    assert status == 0, err
+    return repository

@@ -10,80 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SHAPES, USE
+from json_docs import answer_of, check_against_documentation
 from tiny import save_directory, tiny_tokenizer
 
 from codemem.models.encode import tokenize
-
-JSON_DOCS = Path(__file__).parent.parent / "docs" / "json.md"
-SHAPES = "def area(width, height):\n    return width * height\n"
-USE = "from shapes import area\n\nprint(area(\n"
-
-
-@pytest.fixture
-def repository(tmp_path) -> Path:
-    root = tmp_path / "repository"
-    root.mkdir()
-    (root / "shapes.py").write_text(SHAPES)
-    (root / "use.py").write_text(USE)
-    (root / "logo.png").write_bytes(b"\x89PNG")
-    return root
-
-
-@pytest.fixture
-def indexed(codemem, repository, model) -> Path:
-    status, _, err = codemem("index", repository, "--model", model)
-    assert status == 0, err
-    return repository
-
-
-def answer_of(result: tuple[int, str, str]) -> dict:
-    status, out, err = result
-    assert status == 0, err
-    assert out.endswith("\n") and out.count("\n") == 1, "one line, and nothing beside it"
-    return json.loads(out)
-
-
-# JSON is what its documentation says.
-
-
-def documented(command: str) -> tuple[dict[str, set[str]], dict]:
-    """Of a command's section in docs/json.md: field -> types, and the example."""
-    section = JSON_DOCS.read_text().split(f"## `codemem {command} --json`\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|([^|]*)\| ([^|]+) \|$", section, re.MULTILINE)
-    assert len(rows) == section.count("\n| `"), "every row has a field, a type, a unit and a meaning"
-    example = re.search(r"```json\n(.*?)```", section, re.DOTALL)
-    assert example is not None
-    return {field: set(types.split(" or ")) for field, types, _, _ in rows}, json.loads(example[1])
-
-
-def type_of(value: object) -> str:
-    names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
-    return "null" if value is None else names[type(value)]
-
-
-def fields_of(value: object, known: dict[str, set[str]], prefix: str = "") -> list[tuple[str, str]]:
-    """All fields in a JSON value with their types, named as the documentation names them."""
-    found = []
-    if isinstance(value, dict):
-        any_key = next((field for field in known if re.fullmatch(re.escape(prefix) + r"<\w+>", field)), None)
-        for key, inner in value.items():
-            field = any_key if any_key and f"{prefix}{key}" not in known else f"{prefix}{key}"
-            found += [(field, type_of(inner)), *fields_of(inner, known, f"{field}.")]
-    elif isinstance(value, list):
-        for inner in value:
-            found += fields_of(inner, known, f"{prefix.removesuffix('.')}[].")
-    return found
-
-
-def check_against_documentation(command: str, *answers: dict) -> None:
-    known, example = documented(command)
-    for answer in (*answers, example):
-        for field, kind in fields_of(answer, known):
-            assert field in known, f"{field} is not in docs/json.md"
-            assert kind in known[field], f"{field} is documented as {known[field]}, but is {kind}"
-    seen = {field for answer in answers for field, _ in fields_of(answer, known)}
-    assert seen == set(known), "documented, but not in the output"
-    assert {field for field, _ in fields_of(example, known)} == set(known)
 
 
 def test_index_prints_what_its_documentation_says(codemem, repository, model):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import stat
 
 import pytest
-from test_cli import answer_of, check_against_documentation, modules, refusal_of
+from json_docs import answer_of, check_against_documentation
+from test_cli import modules, refusal_of
 
 from codemem.models.adapter import load_adapter
 

@@ -39,6 +39,10 @@ class Busy(CodememError):
     """Another process holds the right to write, or to watch."""
 
 
+class Damaged(CodememError):
+    """The manifest is no database, or not a whole one."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A document as the manifest knows it. content_hash: sha256 of its bytes; blob: the name of its entries; mtime_ns:
@@ -104,7 +108,7 @@ class Manifest:
             self._db.close()
             if isinstance(error, sqlite3.OperationalError):
                 raise self._unopened(error) from error
-            raise CodememError(
+            raise Damaged(
                 f"the memory in {self.folder} cannot be opened, its manifest is damaged: {error}",
                 f"codemem doctor {root} --repair",
             ) from error
@@ -149,6 +153,24 @@ class Manifest:
         lock = FileLock(self.folder / "watch.lock", timeout=0, mode=0o600)
         with self._held(lock, "watcher", "is watching"):
             yield
+
+    def watcher(self) -> int | None:
+        """The process that watches the repository now, None for none."""
+        try:
+            with FileLock(self.folder / "watch.lock", timeout=0, mode=0o600):
+                return None
+        except (Timeout, OSError):
+            return int(self.get("watcher") or 0) or None
+
+    @staticmethod
+    def readable(root: Path) -> bool:
+        """Whether there is a manifest that SQLite finds nothing wrong with. Raises CodememError where the disk is what
+        is wrong."""
+        try:
+            with Manifest(root) as manifest:
+                return manifest.problem() is None
+        except Damaged:
+            return False
 
     @contextmanager
     def _held(self, lock: BaseFileLock, key: str, does: str) -> Iterator[None]:
@@ -281,9 +303,14 @@ class Manifest:
     def _select(self, query: str, *parameters: str) -> list[Any]:
         try:
             return self._db.execute(query, parameters).fetchall()
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise CodememError(
                 f"the memory in {self.folder} cannot be read: {error}", f"codemem doctor {self.root}"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise Damaged(
+                f"the memory in {self.folder} cannot be read, its manifest is damaged: {error}",
+                f"codemem doctor {self.root} --repair",
             ) from error
 
     @contextmanager
@@ -300,6 +327,11 @@ class Manifest:
             raise CodememError(
                 f"the memory in {self.folder} cannot be written: {error}", "check free space and rights"
             ) from error
+
+    def problem(self) -> str | None:
+        """What SQLite finds wrong with the database, None for nothing."""
+        found = str(self._select("PRAGMA quick_check(1)")[0][0])
+        return None if found == "ok" else found
 
     def bank_bytes(self) -> int:
         """Bytes that the bank takes in memory: those of the entries that are alive, and of the index over them."""

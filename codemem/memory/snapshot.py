@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 from codemem.memory.bank import COMPACT_ABOVE, Bank
+from codemem.memory.integrity import write_sums
 from codemem.memory.knn import IVFIndex
 from codemem.memory.order import forget_snapshots, keep_snapshot, snapshot_order
 from codemem.memory.store import Store
@@ -78,6 +79,7 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     if bank.states is not None:
         bank.states.save(folder)
     (folder / "order.json").write_text(json.dumps(order))
+    write_sums(folder)
     for file in folder.iterdir():
         file.chmod(0o600)
     keep_snapshot(store, name)

@@ -12,13 +12,13 @@ import hashlib
 import json
 import shutil
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from codemem.errors import CodememError
 from codemem.memory.fingerprint import Fingerprint
+from codemem.memory.integrity import sha256_of
 from codemem.memory.manifest import BlobRecord, Manifest
 from codemem.syntax import Symbol
 
@@ -73,7 +73,7 @@ class Store(Manifest):
 
     def _adopt(self, blob: str, entries: int) -> None:
         file = self.blob_path(blob)
-        self.add_blob(BlobRecord(blob, _sha256(file), file.stat().st_size, entries, 0))
+        self.add_blob(BlobRecord(blob, sha256_of(file), file.stat().st_size, entries, 0))
 
     def read(self, blob: str) -> Entries:
         """The entries of a blob, mapped from the file. Raises CodememError where it is missing or damaged."""
@@ -114,18 +114,6 @@ class Store(Manifest):
                 except CodememError:
                     file.unlink(missing_ok=True)
 
-    def damaged(self) -> list[str]:
-        """The names of the blobs of living documents whose file is missing, or has another checksum than was
-        written."""
-        known = self.known_blobs()
-        needed = sorted({record.blob for record in self.documents()})
-        return [name for name in needed if name not in known or self._checksum(name) != known[name].sha256]
-
-    def _checksum(self, blob: str) -> str | None:
-        with suppress(OSError):
-            return _sha256(self.blob_path(blob))
-        return None
-
     def sweep(self) -> int:
         """Delete the blobs and the temporary files that no document needs. Returns how many."""
         needed = {record.blob for record in self.documents()}
@@ -134,11 +122,3 @@ class Store(Manifest):
         for file in surplus:
             file.unlink(missing_ok=True)
         return len(surplus)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
