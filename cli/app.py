@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from cli import adapt, complete, doctor, evaluate, index, models, status, sync, watch
+from cli import adapt, complete, doctor, evaluate, index, models, prune, status, sync, watch
 from codemem.errors import CodememError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command()(complete.complete)
 app.command()(status.status)
 app.command()(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
+app.command()(prune.prune)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
 

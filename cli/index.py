@@ -18,21 +18,31 @@ def index(
         Optional[str],  # noqa: UP045 - typer reads it at run time, on Python 3.10 too
         typer.Option(help="A catalog name, hub id, local directory or .gguf file.", show_default="the one used before"),
     ] = None,
+    max_entries: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Tokens that memory holds at most; 0 for no limit.", show_default="as before"),
+    ] = None,
+    max_bytes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Size on disk at most, like 2GB; 0 for no limit.", show_default="as before"),
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Forget all first, also what another model read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Fill the memory of a repository, or bring it up to date.
 
-    Only new and changed files are read. Ctrl-C keeps what is done; the next run goes on from there.
+    Only new and changed files are read. Ctrl-C keeps what is done; the next run goes on from there. Where there is more
+    than the limits allow, the files that were modified last are remembered.
     """
     from cli.console import index_bar, stderr
+    from codemem.memory.limits import parse_bytes
     from codemem.memory.manifest import model_of
     from codemem.memory.store import Store
     from codemem.models.pretrained import load_memorizing
     from indexer.sync import sync
     from indexer.walk import walk
 
-    root = repository.resolve()
+    root, bytes_at_most = repository.resolve(), None if max_bytes is None else parse_bytes(max_bytes)
     walk(root)  # a folder that cannot be listed is told before a model is loaded
     spec = model or model_of(root)
     with stderr.status("loading the model"):
@@ -49,6 +59,10 @@ def index(
         store.bind(pretrained.fingerprint, replace=rebuild)
         local = spec is not None and Path(spec).exists()
         store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
+        store.set("entry_bytes", str(pretrained.model.new_bank().entry_bytes))
+        for key, most in (("max_entries", max_entries), ("max_bytes", bytes_at_most)):
+            if most is not None:
+                store.set(key, str(most))
         try:
             with index_bar() as show:
                 synced = sync(store, lambda: pretrained.model, show)

@@ -17,6 +17,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show what memory holds, where it lies, and what has changed since."""
+    from codemem.memory.limits import surplus
     from codemem.memory.manifest import Manifest
     from indexer.changes import compare
 
@@ -34,6 +35,9 @@ def status(
             "entries_per_layer": {str(layer): entries for layer in fingerprint.layers} if fingerprint else {},
             "bytes_on_disk": store.nbytes,
             "bytes_in_memory": store.bank_bytes(),
+            "surplus_bytes": sum(size for _, size in surplus(store)),
+            "max_bytes": int(store.get("max_bytes") or 0) or None,
+            "max_entries": int(store.get("max_entries") or 0) or None,
             "skipped": dict(sorted(Counter(store.skipped().values()).items())),
             "stale": {"new": len(changes.new), "changed": len(changes.changed), "gone": len(changes.gone)},
         }
@@ -53,9 +57,21 @@ def _for_people(found: dict[str, Any]) -> str:
             f"model       {found['model'] or 'none yet'}",
             f"documents   {found['documents']}",
             f"entries     {found['entries']:,} in each of the memory layers {layers}",
-            f"on disk     {found['bytes_on_disk'] / 1e6:,.0f} MB",
+            f"on disk     {found['bytes_on_disk'] / 1e6:,.0f} MB{_limits(found)}",
             f"in memory   {found['bytes_in_memory'] / 1e6:,.0f} MB when loaded",
             f"skipped     {skipped}",
             f"stale       {f'{stale} files: codemem index' if stale else 'nothing, memory is up to date'}",
         )
     )
+
+
+def _limits(found: dict[str, Any]) -> str:
+    """What is said behind the size: what could go, and what memory may have."""
+    words = []
+    if found["surplus_bytes"]:
+        words.append(f"{found['surplus_bytes'] / 1e6:,.0f} MB of it not needed now: codemem prune")
+    if found["max_bytes"]:
+        words.append(f"at most {found['max_bytes'] / 1e6:,.0f} MB")
+    if found["max_entries"]:
+        words.append(f"at most {found['max_entries']:,} entries")
+    return "".join(f"; {word}" for word in words)

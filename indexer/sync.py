@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from codemem.memory.limits import capacity, keep_below, over_the_limit
 from codemem.memory.manifest import Record
 from codemem.memory.order import drifted
 from codemem.syntax import outline
@@ -83,18 +84,29 @@ def sync(
         skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
         if changes.gone or changes.touched:
             store.set_documents(changes.touched, changes.gone)
-        done, total = 0, sum(file.size for file in changes.waiting)
-        for files in grouped(changes.waiting, lambda file: file.size):
-            documents = _read(files, skipped)
-            run.remember(documents, [file.path for file in files if file.path in skipped])
+        modified = {file.path: file.mtime_ns for file in changes.walked.files}
+        waiting, most = changes.waiting, capacity(store)
+        if most is not None:  # the newest first, and none that would not stay
+            waiting = tuple(sorted(waiting, key=lambda file: (-file.mtime_ns, file.path)))
+        done, total = 0, sum(file.size for file in waiting)
+        for files in grouped(waiting, lambda file: file.size):
+            if most is None or _newer(store, files[0], modified) < most:
+                documents = _read(files, skipped)
+                run.remember(documents, [file.path for file in files if file.path in skipped])
+            else:
+                skipped |= {file.path: SkipReason.OVER_LIMIT.value for file in files}
             done += sum(file.size for file in files)
             report(Progress(done, total, run.tokens, files[-1].path))
-        refused = {f.path: (f.size, f.mtime_ns) for f in changes.waiting if f.path in skipped}
+        if most is not None and (over := over_the_limit(store.documents(), most, modified)):
+            store.set_documents([], over)
+            skipped |= dict.fromkeys(over, SkipReason.OVER_LIMIT.value)
+        refused = {f.path: (f.size, f.mtime_ns) for f in changes.walked.files if f.path in skipped}
         if (skipped, refused) != (store.skipped(), store.refused()):
             store.set_skipped(skipped, refused)
         if drifted(store):
             report(Progress(done, total, run.tokens, "building the index"))
             run.build_index()
+        keep_below(store)
         seconds = time.perf_counter() - start - run.loading
         records = store.documents()
         return Synced(
@@ -110,6 +122,11 @@ def sync(
             bytes=store.nbytes,
             skipped=dict(sorted(Counter(skipped.values()).items())),
         )
+
+
+def _newer(store: Store, file: SourceFile, modified: dict[str, int]) -> int:
+    """Entries of the documents that were modified after a file."""
+    return sum(r.entries for r in store.documents() if modified.get(r.path, 0) > file.mtime_ns)
 
 
 class _Run:

@@ -38,6 +38,7 @@ class SkipReason(str, Enum):
     EMPTY = "empty"
     NOT_UTF8 = "not utf-8"
     UNKNOWN_LANGUAGE = "unknown language"
+    OVER_LIMIT = "over the limit"
 
     def __str__(self) -> str:
         return self.value

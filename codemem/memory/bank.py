@@ -104,6 +104,12 @@ class Bank:
         per_row = sum(kv * 2 * d * self.dtype.itemsize for kv, d in self.shapes.values())
         return self._rows * (per_row + 17 + (self.state_size + 4 if self.state_size else 0))
 
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes that one entry takes on disk, in its blob and in the kept index."""
+        keys = sum(kv * (2 * d * self.dtype.itemsize + 2 * d + 8) for kv, d in self.shapes.values())
+        return keys + 12 + (2 * self.state_size + 12 if self.state_size else 0)
+
     def reserve(self, rows: int) -> None:
         """Make room for so many rows in all, so that adding them copies nothing twice."""
         for name in ("_live", "_lines", "_columns", "_tokens", "_following"):
