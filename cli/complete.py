@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from dataclasses import asdict, replace
@@ -15,6 +16,10 @@ from codemem.errors import CodememError
 
 if TYPE_CHECKING:
     from codemem.completion.request import Completion
+    from codemem.memory.bank import Bank
+    from codemem.memory.banks import Memory
+    from codemem.memory.store import Store
+    from codemem.models.pretrained import Pretrained
 
 _EXPLAINED_LINES = 10
 
@@ -29,6 +34,10 @@ def complete(
         typer.Option(help="A catalog name, hub id, local directory or .gguf file.", show_default="that of the memory"),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Read the repository's memory.")] = True,
+    beside: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option("--with", help="Read the memory of this repository too. Repeat for several."),
+    ] = None,
     attention: Annotated[bool, typer.Option("--attention/--no-attention", help="Memory inside attention.")] = True,
     tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Memory of what came next elsewhere.")] = True,
     recall: Annotated[bool, typer.Option("--recall/--no-recall", help="Snippets of memory in the prompt.")] = True,
@@ -56,7 +65,6 @@ def complete(
     from codemem.completion.engine import Engine
     from codemem.completion.request import Request
     from codemem.memory.manifest import find_root
-    from codemem.memory.snapshot import open_bank
     from codemem.memory.store import Store
     from codemem.models.pretrained import load_memorizing
     from indexer.documents import hash_of
@@ -85,8 +93,7 @@ def complete(
             with Store(root) as store:
                 pretrained = load_memorizing(model or store.get("model"))
                 if memory:
-                    store.check(pretrained.fingerprint)
-                    pretrained.model.bank = open_bank(store, pretrained.model.new_bank())
+                    pretrained.model.bank = _memory(store, pretrained, beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
                     request = replace(request, changed=remembered.get(path) not in (None, hash_of(raw)))
     load = time.perf_counter() - begin
@@ -102,6 +109,25 @@ def complete(
         stderr.print("nothing to complete here", style="dim")
     if explain:
         _explain(completion)
+
+
+def _memory(store: Store, pretrained: Pretrained, beside: list[Path]) -> Memory:
+    """The bank of a repository, with those of others that are only read. Raises CodememError where one has none, or
+    one of another model."""
+    from codemem.memory.banks import Banks
+    from codemem.memory.snapshot import open_bank
+    from codemem.memory.store import Store
+
+    def opened(store: Store) -> Bank:
+        store.check(pretrained.fingerprint)
+        return open_bank(store, pretrained.model.new_bank())
+
+    own = opened(store)
+    others: dict[str, Bank] = {}
+    for place in beside:
+        with Store(place.resolve()) as other:
+            others[f"{Path(os.path.relpath(other.root, store.root)).as_posix()}/"] = opened(other)
+    return Banks(own, others) if others else own
 
 
 def parse_cursor(cursor: str) -> tuple[Path, int, int | None]:

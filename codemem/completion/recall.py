@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from codemem.completion.snippets import Snippet
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.models.memorizing import MemorizingModel
 
 # Positions that ask, and neighbours of each that vote.
@@ -62,7 +62,7 @@ def _excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: f
     return Snippet(path, first + visible[0], first + visible[-1], "\n".join(lines), weight)
 
 
-def _votes(bank: Bank, states: Tensor) -> dict[tuple[str, int], float]:
+def _votes(bank: Memory, states: Tensor) -> dict[tuple[str, int], float]:
     """(path, first line) of a window -> the weight of its votes."""
     rows, similarity = bank.nearest(states, NEIGHBOURS)
     later = (torch.arange(len(rows), device=rows.device) + 1) / len(rows)

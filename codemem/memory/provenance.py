@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 
 Trace = Sequence[tuple[Tensor, Tensor]]
 
@@ -27,7 +27,7 @@ class Source:
         return f"{self.path}:{self.line}" + (f" in {self.symbol}" if self.symbol else "")
 
 
-def sources(bank: Bank, attention: Trace, tokens: Trace = (), chosen: Sequence[int] = ()) -> list[Source]:
+def sources(bank: Memory, attention: Trace, tokens: Trace = (), chosen: Sequence[int] = ()) -> list[Source]:
     """The lines read, heaviest first.
 
     attention: of every memory layer at every position the bank rows [heads, k] int64, -1 for none, and their attention

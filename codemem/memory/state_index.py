@@ -39,6 +39,7 @@ class StateIndex:
         self._held = torch.zeros(0, dtype=torch.bool)
         self._centred_at = 0
         self.centre = torch.zeros(size, device=device)
+        self._shares_centre = False
         self.index: Index | None = None
 
     def reserve(self, used: int, rows: int) -> None:
@@ -73,7 +74,8 @@ class StateIndex:
             held = self._held[:rows].nonzero().flatten()
             chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
             chosen = held[chosen].to(self.device)
-            self.centre = self._states[chosen].decode().sum(dim=0) / max(1, len(chosen))
+            if not self._shares_centre:
+                self.centre = self._states[chosen].decode().sum(dim=0) / max(1, len(chosen))
             self._centred_at = rows
             # What is found is scored again. Queries are states as keys are, so fewer cells are enough than for
             # attention: recall@64 is 0.977 (0.987 with twice as many).
@@ -83,6 +85,11 @@ class StateIndex:
         for first in range(len(self.index), rows, _CHUNK):
             self.index.add(self._vectors(self._states[first : min(first + _CHUNK, rows)])[None])
         return self.index
+
+    def share_centre(self, other: StateIndex) -> None:
+        """Centre by the mean of another index from now on, so that similarities in both can be compared."""
+        if other.index is not None and self.centre is not other.centre:
+            self.centre, self._shares_centre, self.index = other.centre, True, None
 
     def _outgrown(self, index: Index, rows: int) -> bool:
         return index.outgrown(rows) or (not isinstance(index, IVFIndex) and rows > _GROWTH * self._centred_at)

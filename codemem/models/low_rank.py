@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from codemem.errors import CodememError
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.models.interface import attention_modules
 from codemem.models.memory_layer import Reading
 
@@ -31,7 +31,7 @@ class LowRank(nn.Module):
     CodememError where the model has no such projections.
     """
 
-    def __init__(self, base: PreTrainedModel, tensors: dict[str, Tensor], bank: Bank, reading: Reading) -> None:
+    def __init__(self, base: PreTrainedModel, tensors: dict[str, Tensor], bank: Memory, reading: Reading) -> None:
         super().__init__()
         self.bank, self.reading = bank, reading
         # Names of parameters have no dots.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.memory.entries import Entries, Shapes
 from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
@@ -44,7 +45,7 @@ class MemorizingModel(nn.Module):
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         adapter: Adapter | None = None,
-        bank: Bank | None = None,
+        bank: Memory | None = None,
     ) -> None:
         super().__init__()
         layers = adapter.layers if adapter else default_layers(len(attention_modules(base)))
@@ -60,7 +61,7 @@ class MemorizingModel(nn.Module):
         self.mixture = Mixture().to(base.device)
         if adapter.mixture:
             self.mixture.load_state_dict(adapter.mixture)
-        self._bank = self.new_bank() if bank is None else bank
+        self._bank: Memory = self.new_bank() if bank is None else bank
         self.low_rank = LowRank(base, adapter.low_rank, self._bank, self.reading) if adapter.low_rank else None
         self.token_memory = TokenMemory(base, self.mixture, self._bank, self.reading)
         self.bank = self._bank
@@ -76,12 +77,12 @@ class MemorizingModel(nn.Module):
         return Bank(self.shapes, self.base.dtype, str(self.base.device), index, state_size=size, capacity=capacity)
 
     @property
-    def bank(self) -> Bank:
+    def bank(self) -> Memory:
         """The memory that is read."""
         return self._bank
 
     @bank.setter
-    def bank(self, bank: Bank) -> None:
+    def bank(self, bank: Memory) -> None:
         self._bank = self.token_memory.bank = bank
         if self.low_rank is not None:
             self.low_rank.bank = bank

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
 from codemem.models.interface import Call
 from codemem.models.probe import Site
@@ -44,7 +44,7 @@ class Reading:
 class ReadingLayer:
     """Attention over local context and bank (Memorizing Transformers, section 3.2) in one decoder layer."""
 
-    def __init__(self, site: Site, gate: MemoryGate, bank: Bank, reading: Reading) -> None:
+    def __init__(self, site: Site, gate: MemoryGate, bank: Memory, reading: Reading) -> None:
         self.site, self.gate, self.bank, self.reading = site, gate, bank, reading
 
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:

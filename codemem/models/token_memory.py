@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.models.memory_layer import Reading
 from codemem.models.mixture import Mixture, describe, mix
 
@@ -31,7 +31,7 @@ class TokenMemory:
     decoder has one token memory: a second takes the place of the first.
     """
 
-    def __init__(self, base: PreTrainedModel, mixture: Mixture, bank: Bank, reading: Reading) -> None:
+    def __init__(self, base: PreTrainedModel, mixture: Mixture, bank: Memory, reading: Reading) -> None:
         self.mixture, self.bank, self.reading = mixture, bank, reading
         self.final: Tensor | None = None
         head = base.get_output_embeddings()  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codemem.errors import CodememError
-from codemem.memory.bank import Bank
+from codemem.memory.banks import Memory
 from codemem.memory.entries import Entries
 from codemem.memory.manifest import FOLDER
 from codemem.memory.store import Store
@@ -280,7 +280,7 @@ class _Run:
         """The memory documents that are encoded together, in order."""
         return grouped(self.corpus.memory, lambda document: bytes_of(document[1]))
 
-    def _bank(self, model: MemorizingModel) -> Bank:
+    def _bank(self, model: MemorizingModel) -> Memory:
         """The bank of all memory documents. Their entries lie in the folder as blobs until the adapter is made."""
         if len(model.bank):
             return model.bank

@@ -1,0 +1,191 @@
+"""Several banks that are read as one: a repository's own, what is being written just now, and repositories that the
+user names beside it.
+
+Every bank keeps its rows, its index and its eviction; here their answers are merged. An entry's row says which bank it
+is of, so provenance needs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from codemem.memory.bank import Bank
+from codemem.memory.entries import Entries, Place, Shapes
+
+# Row r of bank number i is row i * STRIDE + r of all.
+STRIDE = 1 << 40
+# Entries of unsaved text at most: some 3,000 lines. Search among so few is exact.
+RECENT_ENTRIES = 32_768
+_Answer = TypeVar("_Answer")
+
+
+class Memory(Protocol):
+    """What reads memory needs of it: a `Bank`, or `Banks`. The methods are described there."""
+
+    shapes: Shapes
+    state_size: int
+
+    def __len__(self) -> int: ...
+    @property
+    def documents(self) -> tuple[str, ...]: ...
+    def add(self, path: str, entries: Entries, blob: str = "") -> None: ...
+    def drop(self, path: str) -> None: ...
+    def search(self, layer: int, queries: Tensor, k: int) -> Tensor: ...
+    def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]: ...
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
+    def following(self, rows: Tensor) -> Tensor: ...
+    def place(self, row: int) -> Place: ...
+    def note(self, rows: Tensor, weights: Tensor) -> None: ...
+    def hiding(self, path: str, from_line: int = 1) -> AbstractContextManager[None]: ...
+    def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]: ...
+    def last_line(self, path: str) -> int: ...
+
+
+class Banks:
+    """A bank, a small one in front of it for unsaved text, and others that are only read.
+
+    bank: the repository's own; beside: what the paths of another repository begin with here, like "../lib/" -> its
+    bank.
+    """
+
+    def __init__(self, bank: Bank, beside: Mapping[str, Bank] | None = None) -> None:
+        self.bank = bank
+        self.recent = Bank(bank.shapes, bank.dtype, str(bank.device), "exact", state_size=bank.state_size)
+        self.shapes, self.state_size = bank.shapes, bank.state_size
+        self._parts = [("", bank), ("", self.recent), *(beside or {}).items()]
+        self._covers: dict[str, ExitStack] = {}
+
+    # Unsaved text.
+
+    def write(self, path: str, entries: Entries) -> None:
+        """Read a document as it is being edited, in place of what the repository's bank holds of it. The texts written
+        longest ago go back to what the bank holds where there are more than RECENT_ENTRIES entries."""
+        self.recent.add(path, entries)
+        cover = self._covers.pop(path, None)
+        if cover is None:
+            cover = ExitStack()
+            cover.enter_context(self.bank.hiding(path))
+        self._covers[path] = cover  # now the last
+        while len(self.recent) > RECENT_ENTRIES and len(self._covers) > 1:
+            self.settle(next(iter(self._covers)))
+
+    def settle(self, path: str) -> None:
+        """Read a document as the repository's bank holds it again: it was saved, or closed."""
+        cover = self._covers.pop(path, None)
+        if cover is not None:
+            cover.close()
+            self.recent.drop(path)
+
+    # What reads memory needs.
+
+    def __len__(self) -> int:
+        return sum(len(bank) for _, bank in self._parts)
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        paths = (prefix + path for prefix, bank in self._parts for path in bank.documents)
+        return tuple(dict.fromkeys(paths))
+
+    def add(self, path: str, entries: Entries, blob: str = "") -> None:
+        """As `Bank.add`, to the repository's own."""
+        self.bank.add(path, entries, blob)
+
+    def drop(self, path: str) -> None:
+        """As `Bank.drop`, from the repository's own."""
+        self.bank.drop(path)
+
+    def search(self, layer: int, queries: Tensor, k: int) -> Tensor:
+        """As `Bank.search`: the k best of all banks."""
+        found = [(number, bank.search(layer, queries, k)) for number, bank in self._filled()]
+        if not found:
+            return self.bank.search(layer, queries, k)
+        if len(found) == 1:
+            return _of_all(*found[0])
+        rows = torch.cat([_of_all(number, part) for number, part in found], dim=-1)
+        keys, _ = self.read(layer, rows)
+        scores = torch.einsum("hmd,hmkd->hmk", queries.float(), keys.float()).masked_fill(rows < 0, float("-inf"))
+        return rows.gather(-1, scores.topk(k, dim=-1).indices)
+
+    def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Bank.read`."""
+        pairs = [(mine, bank.read(layer, local)) for bank, mine, local in self._split(rows)]
+        if not pairs:
+            return self._filled()[0][1].read(layer, rows)
+        keys, values = pairs[0][1]
+        for mine, (more_keys, more_values) in pairs[1:]:
+            keys = torch.where(mine.unsqueeze(-1), more_keys, keys)
+            values = torch.where(mine.unsqueeze(-1), more_values, values)
+        return keys, values
+
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `Bank.nearest`: the k best of all banks. A few unsaved texts have no mean to speak of, so their states are
+        centred by that of the repository."""
+        if self.recent.states is not None and self.bank.states is not None and len(self.recent):
+            self.recent.states.share_centre(self.bank.states)
+        answers = [(number, *bank.nearest(queries, k)) for number, bank in self._filled()]
+        if not answers:
+            return self.bank.nearest(queries, k)
+        rows = torch.cat([_of_all(number, found) for number, found, _ in answers], dim=-1)
+        similarity, best = torch.cat([similarity for _, _, similarity in answers], dim=-1).topk(k, dim=-1)
+        return rows.gather(-1, best), similarity
+
+    def following(self, rows: Tensor) -> Tensor:
+        """As `Bank.following`."""
+        tokens = torch.full_like(rows, -1)
+        for bank, mine, local in self._split(rows):
+            tokens = torch.where(mine, bank.following(local), tokens)
+        return tokens
+
+    def place(self, row: int) -> Place:
+        """As `Bank.place`."""
+        prefix, bank = self._parts[row // STRIDE]
+        place = bank.place(row % STRIDE)
+        return replace(place, path=prefix + place.path)
+
+    def note(self, rows: Tensor, weights: Tensor) -> None:
+        """As `Bank.note`."""
+        for bank, _, local in self._split(rows):
+            bank.note(local, weights)
+
+    @contextmanager
+    def hiding(self, path: str, from_line: int = 1) -> Iterator[None]:
+        """As `Bank.hiding`, of the repository's own document."""
+        with self.bank.hiding(path, from_line), self.recent.hiding(path, from_line):
+            yield
+
+    def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]:
+        """As `Bank.tokens`."""
+        return self._with(path, lambda bank, inside: bank.tokens(inside, first, last))
+
+    def last_line(self, path: str) -> int:
+        """As `Bank.last_line`."""
+        return self._with(path, lambda bank, inside: bank.last_line(inside))
+
+    def _with(self, path: str, ask: Callable[[Bank, str], _Answer]) -> _Answer:
+        if path in self._covers:
+            return ask(self.recent, path)
+        for prefix, bank in self._parts[2:]:
+            inside = path.removeprefix(prefix)
+            if inside != path and inside in bank.documents:
+                return ask(bank, inside)
+        return ask(self.bank, path)
+
+    def _filled(self) -> list[tuple[int, Bank]]:
+        return [(number, bank) for number, (_, bank) in enumerate(self._parts) if len(bank)]
+
+    def _split(self, rows: Tensor) -> Iterator[tuple[Bank, Tensor, Tensor]]:
+        """Every bank that has some of the rows, which they are, and their numbers there, -1 for the others."""
+        for number, bank in self._filled():
+            mine = (rows >= number * STRIDE) & (rows < (number + 1) * STRIDE)
+            if bool(mine.any()):
+                yield bank, mine, torch.where(mine, rows - number * STRIDE, -1)
+
+
+def _of_all(number: int, rows: Tensor) -> Tensor:
+    return torch.where(rows < 0, -1, rows + number * STRIDE)
