@@ -39,6 +39,7 @@ def status(
             "max_bytes": int(store.get("max_bytes") or 0) or None,
             "max_entries": int(store.get("max_entries") or 0) or None,
             "skipped": dict(sorted(Counter(store.skipped().values()).items())),
+            "masked": {record.path: record.secrets for record in records if record.secrets},
             "stale": {"new": len(changes.new), "changed": len(changes.changed), "gone": len(changes.gone)},
         }
     if as_json:
@@ -60,6 +61,7 @@ def _for_people(found: dict[str, Any]) -> str:
             f"on disk     {found['bytes_on_disk'] / 1e6:,.0f} MB{_limits(found)}",
             f"in memory   {found['bytes_in_memory'] / 1e6:,.0f} MB when loaded",
             f"skipped     {skipped}",
+            f"masked      {_masked(found['masked'])}",
             f"stale       {f'{stale} files: codemem index' if stale else 'nothing, memory is up to date'}",
         )
     )
@@ -75,3 +77,8 @@ def _limits(found: dict[str, Any]) -> str:
     if found["max_entries"]:
         words.append(f"at most {found['max_entries']:,} entries")
     return "".join(f"; {word}" for word in words)
+
+
+def _masked(secrets: dict[str, int]) -> str:
+    files = ", ".join(secrets)
+    return f"{sum(secrets.values())} secret values, in {files}" if secrets else "nothing"

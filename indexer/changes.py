@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codemem.memory.manifest import Manifest, Record
 from indexer.documents import hash_of, read_raw
+from indexer.secrets import SCANNER
 from indexer.walk import SourceFile, Walk, walk
 
 # A file that was written so shortly before it was read may be written again without getting another time: times have
@@ -17,7 +18,8 @@ RACY_NS = 2_000_000_000
 
 @dataclass(frozen=True)
 class Changes:
-    """new: files to read; changed: those whose content differs from what memory holds, or whose blob is gone; refused:
+    """new: files to read; changed: those whose content differs from what memory holds, or whose blob is gone, or all
+    of them where secrets are looked for by new rules; refused:
     files that were read and not remembered, and are as they were then; touched: records whose content stands, with the
     size and time that the file has now; unchanged: records that stand; gone: paths in memory that the walk no longer
     finds; walked: the walk itself."""
@@ -43,6 +45,7 @@ def compare(root: Path, manifest: Manifest) -> Changes:
     walked = walk(root)
     records = {record.path: record for record in manifest.documents()}
     seen, whole = manifest.refused(), manifest.whole()
+    looked_through_anew = manifest.get("scanner") != SCANNER
     new: list[SourceFile] = []
     changed: list[SourceFile] = []
     refused: list[SourceFile] = []
@@ -52,7 +55,7 @@ def compare(root: Path, manifest: Manifest) -> Changes:
         record = records.pop(file.path, None)
         if record is None:
             (refused if seen.get(file.path) == (file.size, file.mtime_ns) else new).append(file)
-        elif record.blob not in whole:
+        elif record.blob not in whole or looked_through_anew:
             changed.append(file)
         elif (record.size, record.mtime_ns) == (file.size, file.mtime_ns):
             unchanged.append(record)

@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 
 from codemem.syntax import language_of, language_of_shebang
-from indexer.secrets import secret_content
+from indexer.secrets import masked
 from indexer.walk import SkipReason, SourceFile
 
 _PROBE = 8 * 1024  # bytes in which a NUL means binary: git looks at as many
@@ -41,9 +41,10 @@ _GENERATED = re.compile(
 class Document:
     """A source file as memory sees it.
 
-    `text`: without byte order mark, and with "\\n" for "\\r\\n", which changes neither line nor column of
-    anything that can be seen; a lone "\\r" stays. `content_hash`: SHA-256 of the raw bytes, in hex. `size`
-    (bytes) and `mtime_ns` are those of the file that was read, which may be newer than the walk.
+    `text`: without byte order mark, with "\\n" for "\\r\\n", which changes neither line nor column of anything that
+    can be seen, and with secret values masked; a lone "\\r" stays. `content_hash`: SHA-256 of the raw bytes, in hex.
+    `size` (bytes) and `mtime_ns` are those of the file that was read, which may be newer than the walk. `secrets`: how
+    many values were masked.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Document:
     size: int
     mtime_ns: int
     language: str | None
+    secrets: int = 0
 
 
 def read_document(file: SourceFile) -> Document | SkipReason:
@@ -72,7 +74,8 @@ def read_document(file: SourceFile) -> Document | SkipReason:
     reason = _content_reason(text, language)
     if reason:
         return reason
-    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language)
+    text, secrets = masked(text)
+    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language, secrets)
 
 
 def read_raw(file: SourceFile) -> tuple[bytes, int] | None:
@@ -107,8 +110,6 @@ def _content_reason(text: str, language: str | None) -> SkipReason | None:
         return SkipReason.EMPTY
     if language is None:
         return SkipReason.UNKNOWN_LANGUAGE
-    if secret_content(text):
-        return SkipReason.SECRET
     if _is_generated(text):
         return SkipReason.GENERATED
     if _is_minified(text, language):

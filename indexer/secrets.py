@@ -1,14 +1,17 @@
-"""Files that look like secrets: by name, and by content that cannot be anything else.
+"""Secrets: files that hold them, by their names, and values in other files that cannot be anything else.
 
-Precise rather than complete: what is skipped here wrongly is missing from memory without anyone having asked
-for it.
+Such files are not read; such values are masked before a model sees the text. Precise rather than complete: what is
+masked here wrongly is missing from memory without anyone having asked for it. Values are found by detect-secrets, and
+by patterns of tokens that it does not know.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import translate
+from functools import lru_cache
+from typing import Any
 
 
 def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
@@ -73,6 +76,17 @@ _CONTENT = tuple(
     )
 )
 
+# Of detect-secrets: plugins that see more than secrets. Entropy alone finds every hash, an address is no secret, and
+# the header of a private key says nothing of its body.
+_IMPRECISE = ("HighEntropy", "IPPublic", "PrivateKey")
+# Its plugin for values beside words like "password" is slow, so it sees only lines that have such a word and a quote.
+_KEYWORD = "KeywordDetector"
+_KEYWORDS = re.compile(r"(?i)(?:pass|pwd|secret|token|api_?key|private_?key|auth|credential).*[\"'`]")
+# Raise it where the rules change: all documents are looked through again then.
+SCANNER = "1"
+_MASK = "*"
+_LONGEST_KEY = 20_000  # characters
+
 # What people write where a real token would stand.
 _PLACEHOLDER = re.compile(r"EXAMPLE|example|12345|abcde|ABCDE")
 _DISTINCT = 8  # characters: `ghp_xxxx...` has one, 16 random ones have hardly ever fewer than 8
@@ -87,11 +101,56 @@ def secret_name(path: str) -> bool:
     return bool(_NAMES.match(name) or _PATHS.match(f"/{lower}"))
 
 
-def secret_content(text: str) -> str | None:
-    """What kind of secret a text holds, such as "private key"; None where nothing is certain."""
-    for what, literal, pattern in _CONTENT:
+def masked(text: str) -> tuple[str, int]:
+    """The text with secret values masked, every character of them but line breaks, so that nothing else moves; and how
+    many there were."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted({*_by_library(text), *_by_patterns(text)}):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    for start, end in found:
+        text = text[:start] + re.sub(r"[^\n]", _MASK, text[start:end]) + text[end:]
+    return text, len(found)
+
+
+def _by_patterns(text: str) -> Iterator[tuple[int, int]]:
+    """Where the values of tokens stand that have a pattern here."""
+    for _, literal, pattern in _CONTENT:
         if literal in text:
             for match in pattern.finditer(text):
-                if len(set(match[1])) >= _DISTINCT and not _PLACEHOLDER.search(match[1]):
-                    return what
-    return None
+                if _is_random(match[1]):
+                    start, end = match.span(1)
+                    if literal == "PRIVATE KEY":
+                        last = text.find("-----END", end, end + _LONGEST_KEY)
+                        end = end if last < 0 else last
+                    yield start, end
+
+
+def _by_library(text: str) -> Iterator[tuple[int, int]]:
+    """Where the values stand that detect-secrets finds, line by line."""
+    at = 0
+    for line in text.split("\n"):
+        for name, plugin in _plugins():
+            if name == _KEYWORD and not _KEYWORDS.search(line):
+                continue
+            for value in plugin.analyze_string(line):
+                certain = _is_random(value)
+                if name == _KEYWORD:
+                    certain = certain and bool(re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
+                if certain and (start := line.find(value)) >= 0:
+                    yield at + start, at + start + len(value)
+        at += len(line) + 1
+
+
+@lru_cache(maxsize=1)
+def _plugins() -> list[tuple[str, Any]]:
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+
+    known: list[Any] = list(get_mapping_from_secret_type_to_class().values())
+    return [(p.__name__, p()) for p in known if not any(word in p.__name__ for word in _IMPRECISE)]
+
+
+def _is_random(value: str) -> bool:
+    return len(set(value)) >= _DISTINCT and not _PLACEHOLDER.search(value)

@@ -19,6 +19,7 @@ from codemem.syntax import outline
 from codemem.texts import Text, grouped
 from indexer.changes import compare, trusted_time
 from indexer.documents import Document, read_document
+from indexer.secrets import SCANNER
 from indexer.walk import SkipReason, SourceFile
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def sync(
         refused = {f.path: (f.size, f.mtime_ns) for f in changes.walked.files if f.path in skipped}
         if (skipped, refused) != (store.skipped(), store.refused()):
             store.set_skipped(skipped, refused)
+        if store.get("scanner") != SCANNER:
+            store.set("scanner", SCANNER)
         if drifted(store):
             report(Progress(done, total, run.tokens, "building the index"))
             run.build_index()
@@ -150,7 +153,10 @@ class _Run:
         """Encode and store documents whose entries are not stored yet, and commit all of them; forget the refused
         ones."""
         store = self.store
-        blobs = {document.path: store.blob_name(document.path, document.content_hash) for document in documents}
+        blobs = {
+            document.path: store.blob_name(document.path, document.content_hash, document.secrets)
+            for document in documents
+        }
         fresh = [document for document in documents if not store.has(blobs[document.path])]
         if fresh:
             earlier = {record.path: record.blob for record in store.documents()}
@@ -162,11 +168,12 @@ class _Run:
             self.encoded += len(fresh)
         self.restored += len(documents) - len(fresh)
         known = store.known_blobs()
-        records = [
-            Record(d.path, d.content_hash, d.size, trusted_time(d.mtime_ns), d.language, blob, known[blob].entries)
-            for d in documents
-            for blob in (blobs[d.path],)
-        ]
+        records = []
+        for d in documents:
+            blob = blobs[d.path]
+            at = trusted_time(d.mtime_ns)
+            count = known[blob].entries
+            records.append(Record(d.path, d.content_hash, d.size, at, d.language, blob, count, d.secrets))
         if records or refused:
             store.set_documents(records, refused)
 

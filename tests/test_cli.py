@@ -43,8 +43,44 @@ def test_complete_prints_what_its_documentation_says(codemem, indexed):
     assert ms["load"] + ms["prefill"] + ms["decode"] <= ms["total"]
 
 
+def test_sync_prints_what_its_documentation_says(codemem, indexed):
+    unchanged = answer_of(codemem("sync", indexed, "--json"))
+    check_against_documentation("index", {**unchanged, "skipped": {"binary": 1}})
+    assert (unchanged["encoded"], unchanged["dropped"], unchanged["kept"]) == (0, 0, 2)
+    (indexed / "use.py").write_text("x = 1\n")
+    (indexed / "shapes.py").unlink()
+    changed = answer_of(codemem("sync", indexed, "--json"))
+    assert (changed["encoded"], changed["dropped"], changed["kept"]) == (1, 1, 0)
+    status, out, _ = codemem("sync", indexed)
+    assert status == 0 and "encoded 0, dropped 0, kept 1" in out
+
+
+def test_sync_needs_a_memory(codemem, tmp_path):
+    said, hint = refusal_of(codemem("sync", tmp_path))
+    assert "has a memory" in said and hint == f"codemem index {tmp_path}"
+
+
+def test_a_sync_with_nothing_to_do_imports_neither_torch_nor_transformers(indexed):
+    code = f"""
+import sys
+sys.argv = ["codemem", "sync", {str(indexed)!r}]
+from cli.app import main
+try:
+    main()
+finally:
+    assert not {{"torch", "transformers", "faiss"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_status_prints_what_its_documentation_says(codemem, indexed):
+    (indexed / "shapes.py").write_text(SHAPES + f"KEY = '{'AKIA' + 'Q3EGRTWPLK7ZXN4V'}'\n")
+    codemem("sync", indexed)
     answer = answer_of(codemem("status", indexed, "--json"))
+    assert "1 secret values, in shapes.py" in codemem("status", indexed)[1]
+    assert answer["masked"] == {"shapes.py": 1}
+    answer["masked"] = {"shapes": 1}  # a field's name has no dot
     check_against_documentation("status", answer)
     assert answer["repository"] == str(indexed.resolve())
     assert (answer["model"], answer["documents"], answer["skipped"]) == ("tiny", 2, {"binary": 1})

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from indexer.secrets import secret_content, secret_name
+from indexer.secrets import masked, secret_name
 
 # Tokens are put together here so that no scanner, ours included, takes this file for a leak.
 BODY = "Zk3Qw9Rt7Yp2Lm5Xc8Vb1Nh4Jd6Gs0AuEiOoTf"
@@ -76,33 +76,35 @@ def test_names_that_only_sound_like_secrets(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "secret"),
     [
-        (pem("RSA PRIVATE KEY", BODY + BODY), "private key"),
-        (pem("PRIVATE KEY", BODY + BODY, newline="\\n"), "private key"),
-        (
-            pem("OPENSSH PRIVATE KEY", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA"),
-            "private key",
-        ),
-        (
-            pem("RSA PRIVATE KEY", f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,1F\n\n{BODY}{BODY}"),
-            "private key",
-        ),
-        (f'KEY = ("-----BEGIN EC PRIVATE KEY-----\\n"\n       "{BODY}{BODY}\\n")', "private key"),
-        (f"key_id = '{'AKIA' + 'Q3EGRTWPLK7ZXN4V'}'", "AWS access key id"),
-        (token("ghp_", 36), "GitHub token"),
-        (token("github_pat_", 22) + "_" + token("", 59), "GitHub token"),
-        ("xoxb-" + "123456789012-123456789012-" + BODY[:24], "Slack token"),
-        ("https://hooks.slack." + "com/services/T01ABCDEF/B01ABCDEF/" + BODY[:24], "Slack webhook"),
-        (token("sk_" + "live_", 24), "Stripe key"),
-        (token("sk-proj-", 40) + "T3BlbkFJ" + token("", 40), "OpenAI key"),
-        (token("sk-ant-" + "api03-", 95), "Anthropic key"),
-        (token("AIza", 35), "Google API key"),
-        (token("glpat-", 20), "GitLab token"),
+        (pem("RSA PRIVATE KEY", BODY + BODY), BODY),
+        (pem("PRIVATE KEY", BODY + "ab\n" + BODY[:9]), BODY[:9]),
+        (pem("PRIVATE KEY", BODY + BODY, newline="\\n"), BODY),
+        (pem("OPENSSH PRIVATE KEY", "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAA"), "b3BlbnNz"),
+        (pem("RSA PRIVATE KEY", f"Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,1F\n\n{BODY}{BODY}"), BODY),
+        (f'KEY = ("-----BEGIN EC PRIVATE KEY-----\\n"\n       "{BODY}{BODY}\\n")', BODY),
+        (f"key_id = '{'AKIA' + 'Q3EGRTWPLK7ZXN4V'}'", "Q3EGRTWPLK7ZXN4V"),
+        (token("ghp_", 36), BODY[:36]),
+        (token("github_pat_", 22) + "_" + token("", 59), BODY[:22]),
+        ("xoxb-" + "123456789012-123456789012-" + BODY[:24], BODY[:24]),
+        ("https://hooks.slack." + "com/services/T01ABCDEF/B01ABCDEF/" + BODY[:24], BODY[:24]),
+        (token("sk_" + "live_", 24), BODY[:24]),
+        (token("sk-proj-", 40) + "T3BlbkFJ" + token("", 40), BODY),
+        (token("sk-ant-" + "api03-", 95), BODY),
+        (token("AIza", 35), BODY[:35]),
+        (token("glpat-", 20), BODY[:20]),
+        (f"password = '{BODY[:12]}'", BODY[:12]),
+        (f"url = 'postgresql://app:{BODY[:14]}@db.internal/x'", BODY[:14]),
     ],
 )
-def test_content_of_secrets(text: str, what: str) -> None:
-    assert secret_content(f"# settings\n{text}\nend\n") == what
+def test_secret_values_are_masked_and_nothing_else_moves(text: str, secret: str) -> None:
+    whole = f"# settings\n{text}\nend\n"
+    found, count = masked(whole)
+    assert secret not in found and count >= 1
+    assert len(found) == len(whole) and found.startswith("# settings\n") and found.endswith("\nend\n")
+    assert [len(line) for line in found.split("\n")] == [len(line) for line in whole.split("\n")]
+    assert masked(found) == (found, 0)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +122,13 @@ def test_content_of_secrets(text: str, what: str) -> None:
         "sk_" + "test_" + BODY[:24],
         "sk-" + "your-key-here",
         token("", 40),
+        "password = 'correct horse battery staple'",
+        "client_secret='my-client-secret'",
+        "url = 'postgresql://user:pass@host/db'",
+        "password = getpass('Password: ')",
         "sha256:" + "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ],
 )
-def test_content_that_only_looks_like_secrets(text: str) -> None:
-    assert secret_content(f"# settings\n{text}\nend\n") is None
+def test_values_that_only_look_like_secrets_stay(text: str) -> None:
+    whole = f"# settings\n{text}\nend\n"
+    assert masked(whole) == (whole, 0)

@@ -183,10 +183,6 @@ def gone_by_gitignore(repository: Repository) -> None:
     repository.put(".gitignore", "b.py\n")
 
 
-def gone_by_a_secret(repository: Repository) -> None:
-    repository.write(b=B + SECRET)
-
-
 def gone_by_emptying(repository: Repository) -> None:
     repository.write(b="")
 
@@ -213,7 +209,6 @@ def gone_by_becoming_a_link(repository: Repository) -> None:
     [
         (gone_by_deletion, None),
         (gone_by_gitignore, "ignored"),
-        (gone_by_a_secret, "secret"),
         (gone_by_emptying, "empty"),
         (gone_by_becoming_binary, "binary"),
         (gone_by_another_encoding, "not utf-8"),
@@ -233,7 +228,7 @@ def test_what_may_not_be_remembered_any_more_is_not_read_any_more(repository, go
 
 
 def test_what_was_refused_is_read_as_soon_as_it_may_be(repository):
-    repository.write(a=SECRET)
+    repository.write(a=b"\0\1")
     assert repository.sync().documents == 0
     repository.write(a=A)
     assert repository.stale() == (1, 0, 0)
@@ -380,3 +375,27 @@ with FileLock({str(repository.root / ".codemem" / "lock")!r}):
         assert refusal.value.hint
         other.stdin.close()
     assert repository.sync().documents == 1, "as soon as the other one has finished"
+
+
+def test_secret_values_are_never_memorised(repository):
+    repository.write(a=A, b=B + SECRET)
+    repository.sync()
+    with Store(repository.root) as store:
+        assert {record.path: record.secrets for record in store.documents()} == {"a.py": 0, "b.py": 1}
+    tokens, _ = repository.bank().tokens("b.py", 3, 3)
+    text = TOKENIZER.decode(tokens)
+    assert "Q3EGRTWPLK7ZXN4V" not in text and "*" * 16 in text
+    assert repository.stale() == (0, 0, 0)
+
+
+def test_new_rules_for_secrets_look_at_all_documents_and_encode_only_those_with_secrets(repository, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("indexer.documents.masked", lambda text: (text, 0))
+        older.setattr("indexer.sync.SCANNER", "0")
+        repository.write(a=A, b=B + SECRET)
+        repository.sync()
+    done = repository.sync()
+    assert (done.encoded, done.kept) == (1, 1)
+    tokens, _ = repository.bank().tokens("b.py", 3, 3)
+    assert "Q3EGRTWPLK7ZXN4V" not in TOKENIZER.decode(tokens)
+    assert repository.sync().encoded == 0

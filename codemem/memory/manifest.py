@@ -26,7 +26,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
     path TEXT PRIMARY KEY, content_hash TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    language TEXT, blob TEXT NOT NULL, entries INTEGER NOT NULL);
+    language TEXT, blob TEXT NOT NULL, entries INTEGER NOT NULL, secrets INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS blobs (
     name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL, entries INTEGER NOT NULL,
     left_ns INTEGER NOT NULL);
@@ -46,7 +46,8 @@ class Damaged(CodememError):
 @dataclass(frozen=True)
 class Record:
     """A document as the manifest knows it. content_hash: sha256 of its bytes; blob: the name of its entries; mtime_ns:
-    0 where the file was so young when it was read that it could change without getting another time."""
+    0 where the file was so young when it was read that it could change without getting another time; secrets: values
+    that were masked before the model read it."""
 
     path: str
     content_hash: str
@@ -55,6 +56,7 @@ class Record:
     language: str | None
     blob: str
     entries: int
+    secrets: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Manifest:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
+            if "secrets" not in [row[1] for row in self._db.execute("PRAGMA table_info(documents)")]:
+                self._db.execute("ALTER TABLE documents ADD COLUMN secrets INTEGER NOT NULL DEFAULT 0")
         except sqlite3.DatabaseError as error:
             self._db.close()
             if isinstance(error, sqlite3.OperationalError):
@@ -228,7 +232,7 @@ class Manifest:
     def documents(self) -> list[Record]:
         """The documents alive, by path."""
         rows = self._select(
-            "SELECT path, content_hash, size, mtime_ns, language, blob, entries FROM documents ORDER BY path"
+            "SELECT path, content_hash, size, mtime_ns, language, blob, entries, secrets FROM documents ORDER BY path"
         )
         return [Record(*row) for row in rows]
 
@@ -242,8 +246,11 @@ class Manifest:
             )
             self._db.executemany("DELETE FROM documents WHERE path = ?", [(path,) for path in paths])
             self._db.executemany(
-                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(r.path, r.content_hash, r.size, r.mtime_ns, r.language, r.blob, r.entries) for r in records],
+                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (r.path, r.content_hash, r.size, r.mtime_ns, r.language, r.blob, r.entries, r.secrets)
+                    for r in records
+                ],
             )
 
     def skipped(self) -> dict[str, str]:

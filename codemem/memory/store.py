@@ -44,12 +44,13 @@ class Store(Manifest):
                 self.check(fingerprint)
             self.set("fingerprint", fingerprint.to_json())
 
-    def blob_name(self, path: str, content_hash: str) -> str:
-        """The name of a document's entries: the model reads path and content, so both are in it, with the
-        fingerprint."""
+    def blob_name(self, path: str, content_hash: str, secrets: int = 0) -> str:
+        """The name of a document's entries: the model reads path and content, so both are in it, with the fingerprint,
+        and with how many secrets were masked, if any were."""
         fingerprint = self.fingerprint
         assert fingerprint is not None, "bind the store first"
-        return hashlib.sha256("\0".join((fingerprint.digest, path, content_hash)).encode()).hexdigest()
+        parts = [fingerprint.digest, path, content_hash, *([f"masked {secrets}"] if secrets else [])]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def has(self, blob: str) -> bool:
         """Whether a blob is there, with as many bytes as were written."""
