@@ -17,7 +17,7 @@ from codemem.errors import CodememError
 if TYPE_CHECKING:
     from codemem.completion.request import Completion
     from codemem.memory.bank import Bank
-    from codemem.memory.banks import Memory
+    from codemem.memory.banks import Banks
     from codemem.memory.store import Store
     from codemem.models.pretrained import Pretrained
 
@@ -67,6 +67,7 @@ def complete(
     from codemem.memory.manifest import find_root
     from codemem.memory.store import Store
     from codemem.models.pretrained import load_memorizing
+    from indexer.buffers import remember_buffer
     from indexer.documents import hash_of
 
     root = find_root(file.parent)
@@ -89,16 +90,22 @@ def complete(
     with stderr.status("loading"):
         if root is None:
             pretrained = load_memorizing(model)
+            engine = Engine(pretrained.model, pretrained.name)
         else:
             with Store(root) as store:
                 pretrained = load_memorizing(model or store.get("model"))
+                engine = Engine(pretrained.model, pretrained.name)
                 if memory:
-                    pretrained.model.bank = _memory(store, pretrained, beside or [])
+                    banks = _memory(store, pretrained, beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
-                    request = replace(request, changed=remembered.get(path) not in (None, hash_of(raw)))
+                    if remembered.get(path) != hash_of(raw):
+                        # What stands above the prompt's window is read as it is now.
+                        reason = remember_buffer(pretrained.model, banks, root, path, text, engine.window(request))
+                        request = replace(request, changed=reason is not None)
+                    pretrained.model.bank = banks if banks.several else banks.bank
     load = time.perf_counter() - begin
     with stderr.status("completing"):
-        completion = Engine(pretrained.model, pretrained.name).complete(request, memory=memory)
+        completion = engine.complete(request, memory=memory)
     total = time.perf_counter() - begin
     completion = replace(completion, ms={**completion.ms, "load": load * 1000, "total": total * 1000})
     if as_json:
@@ -111,7 +118,7 @@ def complete(
         _explain(completion)
 
 
-def _memory(store: Store, pretrained: Pretrained, beside: list[Path]) -> Memory:
+def _memory(store: Store, pretrained: Pretrained, beside: list[Path]) -> Banks:
     """The bank of a repository, with those of others that are only read. Raises CodememError where one has none, or
     one of another model."""
     from codemem.memory.banks import Banks
@@ -127,7 +134,7 @@ def _memory(store: Store, pretrained: Pretrained, beside: list[Path]) -> Memory:
     for place in beside:
         with Store(place.resolve()) as other:
             others[f"{Path(os.path.relpath(other.root, store.root)).as_posix()}/"] = opened(other)
-    return Banks(own, others) if others else own
+    return Banks(own, others)
 
 
 def parse_cursor(cursor: str) -> tuple[Path, int, int | None]:

@@ -9,7 +9,8 @@ import re
 import stat
 from dataclasses import dataclass
 
-from codemem.syntax import language_of, language_of_shebang
+from codemem.syntax import language_of, language_of_shebang, outline
+from codemem.texts import Text
 from indexer.secrets import masked
 from indexer.walk import SkipReason, SourceFile
 
@@ -70,12 +71,28 @@ def read_document(file: SourceFile) -> Document | SkipReason:
         text = text_of(raw)
     except UnicodeDecodeError:
         return SkipReason.NOT_UTF8
-    language = language_of(file.path) or language_of_shebang(text)
+    cleaned = clean(file.path, text)
+    if isinstance(cleaned, SkipReason):
+        return cleaned
+    text, language, secrets = cleaned
+    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language, secrets)
+
+
+def clean(path: str, text: str) -> tuple[str, str | None, int] | SkipReason:
+    """Of a document's content: the text with secret values masked, its language, and how many values that were; or why
+    it is not remembered."""
+    language = language_of(path) or language_of_shebang(text)
     reason = _content_reason(text, language)
     if reason:
         return reason
     text, secrets = masked(text)
-    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language, secrets)
+    return text, language, secrets
+
+
+def outlined(path: str, text: str, language: str | None) -> Text:
+    """A document with what its syntax tree says, as it is encoded."""
+    shape = outline(text, language)
+    return Text(path, text, shape.boundaries, shape.symbols)
 
 
 def read_raw(file: SourceFile) -> tuple[bytes, int] | None:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from codemem.memory.limits import capacity, keep_below, over_the_limit
 from codemem.memory.manifest import Record
 from codemem.memory.order import drifted
-from codemem.syntax import outline
-from codemem.texts import Text, grouped
+from codemem.texts import grouped
 from indexer.changes import compare, trusted_time
-from indexer.documents import Document, read_document
+from indexer.documents import Document, outlined, read_document
 from indexer.secrets import SCANNER
 from indexer.walk import SkipReason, SourceFile
 
@@ -161,7 +160,7 @@ class _Run:
         if fresh:
             earlier = {record.path: record.blob for record in store.documents()}
             before = [store.read(earlier[d.path]) if store.has(earlier.get(d.path, "")) else None for d in fresh]
-            texts = [outlined(document) for document in fresh]
+            texts = [outlined(d.path, d.text, d.language) for d in fresh]
             for document, entries in zip(fresh, self.model.encode(texts, before=before, **self._encoding), strict=True):
                 store.write(blobs[document.path], entries)
                 self.tokens += len(entries)
@@ -181,12 +180,6 @@ class _Run:
         from codemem.memory.snapshot import open_bank, save_snapshot
 
         save_snapshot(self.store, open_bank(self.store, self.model.new_bank()))
-
-
-def outlined(document: Document) -> Text:
-    """The document with what its syntax tree says, as it is encoded."""
-    shape = outline(document.text, document.language)
-    return Text(document.path, document.text, shape.boundaries, shape.symbols)
 
 
 def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:

@@ -194,6 +194,38 @@ def walk(root: Path, *, max_bytes: int = MAX_BYTES) -> Walk:
     return Walk(tuple(files), dict(sorted(skipped.items())))
 
 
+def verdict(root: Path, path: str) -> SkipReason | None:
+    """Why the walk of `root` would pass over a path in it, None where it would not; of a file that is open in an
+    editor, and need not be on disk."""
+    root = Path(os.path.abspath(root))
+    rules, base = rules_above(root)
+    *folders, name = PurePosixPath(path).parts
+    directory, wanted = "", True
+    for folder in folders:
+        siblings = _names(root / directory)
+        if not wanted and siblings & _VENDORED_MARKS:
+            return SkipReason.VENDORED
+        rules = rules.below(root / directory, base + directory)
+        ignored, wanted = rules.verdict(base + directory + folder, is_directory=True)
+        if ignored or folder in OWN:
+            return SkipReason.IGNORED
+        if not wanted and _is_vendored(folder, siblings):
+            return SkipReason.VENDORED
+        directory += f"{folder}/"
+    if not wanted and _names(root / directory) & _VENDORED_MARKS:
+        return SkipReason.VENDORED
+    rules = rules.below(root / directory, base + directory)
+    ignored, wanted = rules.verdict(base + directory + name, is_directory=False)
+    return SkipReason.IGNORED if ignored else _named(path, wanted)
+
+
+def _names(directory: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(directory))
+    except OSError:
+        return frozenset()
+
+
 def _is_text(path: str) -> bool:
     try:
         path.encode("utf-8")
@@ -218,21 +250,26 @@ def _file(path: str, absolute: Path, max_bytes: int, wanted: bool) -> SourceFile
         return SkipReason.SYMLINK
     if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could wait for ever
         return SkipReason.UNREADABLE
-    if secret_name(path):
-        return SkipReason.SECRET
-    reason = None if wanted else _name_reason(path)
-    if reason:
+    if reason := _named(path, wanted):
         return reason
-    language = language_of(path)
-    if language is None and (PurePosixPath(path).suffix or path.rpartition("/")[2].startswith(".")):
-        return SkipReason.UNKNOWN_LANGUAGE
     if status.st_size == 0:
         return SkipReason.EMPTY
     if status.st_size > max_bytes:
         return SkipReason.TOO_LARGE
-    if language in _DATA_LANGUAGES and status.st_size > MAX_DATA_BYTES and not wanted:
+    if language_of(path) in _DATA_LANGUAGES and status.st_size > MAX_DATA_BYTES and not wanted:
         return SkipReason.DATA
     return SourceFile(path, absolute, status.st_size, status.st_mtime_ns)
+
+
+def _named(path: str, wanted: bool) -> SkipReason | None:
+    """Why a file of this name is not read, None where it is."""
+    if secret_name(path):
+        return SkipReason.SECRET
+    if not wanted and (reason := _name_reason(path)):
+        return reason
+    if language_of(path) is None and (PurePosixPath(path).suffix or path.rpartition("/")[2].startswith(".")):
+        return SkipReason.UNKNOWN_LANGUAGE
+    return None
 
 
 def _name_reason(path: str) -> SkipReason | None:

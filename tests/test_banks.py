@@ -78,6 +78,12 @@ def test_states_of_all_are_found(banks):
         assert (similarity[:, 0] > 0.9).all() and (similarity.diff(dim=-1) <= 0).all()
 
 
+def test_the_first_question_is_answered_as_the_second(banks):
+    queries = torch.randn(3, SIZE, generator=torch.Generator().manual_seed(5))
+    first, second = banks.nearest(queries, 8), banks.nearest(queries, 8)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
 def test_unsaved_text_stands_for_the_file_until_it_is_saved(banks):
     before = banks.bank.entries("a.py").layers[1][:, :, 0].transpose(0, 1).clone()
 

@@ -83,7 +83,7 @@ def test_the_path_is_a_comment_of_its_language():
 
 
 def test_a_window_ends_where_a_definition_starts_else_where_a_line_does():
-    window = EncodingWindow(size=100, overlap=16)
+    window = EncodingWindow(size=180, overlap=16)
     starts = tokenize(TOKENIZER, CODE)[1]
 
     def cuts(document: Text) -> list[int]:
@@ -94,7 +94,7 @@ def test_a_window_ends_where_a_definition_starts_else_where_a_line_does():
     assert cuts(outlined) and set(cuts(outlined)) <= set(outlined.boundaries)
     plain = cuts(Text("f.py", CODE))
     assert plain and all("\n" in CODE[cut - 1 : cut + 1] for cut in plain)
-    assert len(cuts(Text("f.py", "x" * 400))) >= 4, "a line longer than a window is cut anywhere"
+    assert len(cuts(Text("f.py", "x" * 500))) >= 3, "a line longer than a window is cut anywhere"
 
 
 def test_attention_sinks_are_never_stored():
@@ -210,7 +210,7 @@ def test_a_tokenizer_without_offsets_is_refused_by_name():
 
 # What an earlier version's windows computed.
 
-BLOCKS = [f"def f{number}():\n" + f"    x = {number}\n" * 30 for number in range(8)]
+BLOCKS = [f"def f{n}():\n" + "".join(f"    x = {n * i * 7 % 31}\n" for i in range(30)) for n in range(1, 9)]
 
 
 def versioned(blocks: list[str], before: Entries | None = None) -> tuple[Entries, int]:
@@ -234,16 +234,16 @@ def versioned(blocks: list[str], before: Entries | None = None) -> tuple[Entries
     ("edit", "most"),
     [
         (lambda b: b, 0),
-        (lambda b: [*b[:3], b[3].replace("x = 3", "y = 3", 1), *b[4:]], 3),
+        (lambda b: [*b[:3], b[3].replace("x = ", "yy = ", 1), *b[4:]], 3),
         (lambda b: [*b[:3], b[3] + "    more = 1\n", *b[4:]], 3),
         (lambda b: [*b[:7], b[7] + "    return x\n"], 1),
         (lambda b: [*b, "def g():\n    pass\n"], 2),
-        (lambda b: [*b[:2], *b[3:]], 4),
+        (lambda b: [*b[:2], *b[3:]], 6),
     ],
 )
 def test_only_windows_that_changed_are_computed_again(edit, most):
     before, windows = versioned(BLOCKS)
-    assert windows == len(before.windows) >= 8 and before.windows[0] == 0
+    assert windows == len(before.windows) >= 16 and before.windows[0] == 0
     after, computed = versioned(edit(BLOCKS), before)
     fresh, _ = versioned(edit(BLOCKS))
     assert computed <= most

@@ -24,6 +24,10 @@ class Engine:
         self.model, self.name = model, name
         self.vocabulary = Vocabulary(model.tokenizer)
 
+    def window(self, request: Request) -> int:
+        """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
+        return build_prompt(request, self.model.tokenizer, self.vocabulary).start
+
     def complete(self, request: Request, *, memory: bool = True) -> Completion:
         """The completion at the request's cursor; without `memory`, of the base model alone.
 

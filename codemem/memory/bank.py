@@ -35,6 +35,7 @@ class _Extent:
     count: int
     symbols: tuple[Symbol, ...]
     blob: str = ""
+    windows: tuple[int, ...] = ()
 
     @property
     def rows(self) -> slice:
@@ -156,7 +157,7 @@ class Bank:
             self._layers[layer][start:end] = tensor.to(self.device)
         if self.states is not None:
             self.states.put(start, entries.states, len(entries))
-        extent = _Extent(path, start, len(entries), entries.symbols, blob)
+        extent = _Extent(path, start, len(entries), entries.symbols, blob, entries.windows)
         self._documents[path] = extent
         self._size += extent.count
         self._append(extent)
@@ -262,7 +263,8 @@ class Bank:
         rows = extent.rows
         layers = {layer: tensor[rows] for layer, tensor in self._layers.items()}
         states = None if self.states is None else self.states.states(rows)
-        return Entries(self._tokens[rows], self._lines[rows], self._columns[rows], layers, extent.symbols, states)
+        places = self._tokens[rows], self._lines[rows], self._columns[rows]
+        return Entries(*places, layers, extent.symbols, states, extent.windows)
 
     @contextmanager
     def hiding(self, path: str, from_line: int = 1) -> Iterator[None]:

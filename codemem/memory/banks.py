@@ -82,6 +82,11 @@ class Banks:
             cover.close()
             self.recent.drop(path)
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more to read than the repository's own bank."""
+        return len(self._parts) > 2 or bool(self.recent.documents)
+
     # What reads memory needs.
 
     def __len__(self) -> int:
@@ -126,7 +131,8 @@ class Banks:
     def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As `Bank.nearest`: the k best of all banks. A few unsaved texts have no mean to speak of, so their states are
         centred by that of the repository."""
-        if self.recent.states is not None and self.bank.states is not None and len(self.recent):
+        if self.recent.states is not None and self.bank.states is not None and len(self.recent) and len(self.bank):
+            self.bank.build()
             self.recent.states.share_centre(self.bank.states)
         answers = [(number, *bank.nearest(queries, k)) for number, bank in self._filled()]
         if not answers:
@@ -158,6 +164,10 @@ class Banks:
         """As `Bank.hiding`, of the repository's own document."""
         with self.bank.hiding(path, from_line), self.recent.hiding(path, from_line):
             yield
+
+    def entries(self, path: str) -> Entries:
+        """As `Bank.entries`; of unsaved text where there is some."""
+        return self._with(path, lambda bank, inside: bank.entries(inside))
 
     def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]:
         """As `Bank.tokens`."""

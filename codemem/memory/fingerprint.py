@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 Every window starts with the document's path, as prompts do. The first positions of a window are attention sinks, whose
 keys and values mean nothing elsewhere; the path takes them. Then come up to `overlap` tokens that an earlier window has
-stored, as context, and the new ones. A window ends where a top-level definition starts, if one starts in its second
-half. So the entries of a document depend on its path and its text alone.
+stored, as context, and the new ones. A window ends where a top-level definition starts, if one starts in the last
+quarter of its new tokens. So the entries of a document depend on its path and its text alone.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from codemem.texts import Text
 # 2023).
 SINKS = 4
 BATCH_TOKENS = 4096
+CUT_TOKENS = 16  # that decide whether a window ends before them
 # Comments start with // in these, with # in the rest.
 _SLASHED = re.compile(
     r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
@@ -116,9 +118,9 @@ def encode(
     """The entries of each text at the memory layers `sites`. Memory is not read, and no logits are computed.
 
     batch_tokens: positions in one forward pass, padding included; windows of all texts are sorted by length so that
-    little is padded. before: the entries of earlier versions of the texts, at the same paths; what windows of the same
-    tokens computed then is taken from there. pause: called before every forward pass. Raises CodememError as `tokenize`
-    does.
+    little is padded. before: the entries of earlier versions of the texts, at the same paths; what windows that begin
+    with the same tokens computed then is taken from there. pause: called before every forward pass. Raises CodememError
+    as `tokenize` does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
     size = model.config.get_text_config().hidden_size
@@ -154,17 +156,20 @@ class _Draft:
             return self.windows  # the first tokens were not stored
         ids, ends = before.tokens.tolist(), (*before.windows[1:], len(before))
         contexts = [max(0, start - window.overlap) for start in before.windows]
-        known = {
-            (start - context, *ids[context:end]): slice(start, end)
-            for start, context, end in zip(before.windows, contexts, ends, strict=False)
-        }
+        known = list(zip(before.windows, contexts, ends, strict=False))
         left, header = [], len(self.tokens.header)
         for piece in self.windows:
-            rows = known.get((piece.context - header, *piece.ids[header:]))
-            if rows is None:
-                left.append(piece)
+            wanted, own = piece.ids[header:], piece.context - header
+            for start, context, end in known:
+                # Attention is causal: what a window begins with is computed as if nothing came after it.
+                alike = start - context == own and ids[start] == wanted[own]
+                if alike and ids[context : min(end, context + len(wanted))] == wanted:
+                    rows = slice(start, start + len(wanted) - own)
+                    layers = {layer: tensor[rows] for layer, tensor in before.layers.items()}
+                    self.put(piece, layers, before.states[rows])
+                    break
             else:
-                self.put(piece, {layer: tensor[rows] for layer, tensor in before.layers.items()}, before.states[rows])
+                left.append(piece)
         return left
 
     def put(self, piece: Window, layers: dict[int, Tensor], states: States) -> None:
@@ -238,13 +243,20 @@ def _windows(number: int, item: _Tokens, window: EncodingWindow) -> list[Window]
 
 
 def _cut(item: _Tokens, start: int, end: int) -> int:
-    """The last start of a definition, else of a line, in the second half of the tokens from start to end; else end."""
-    half = (start + end) // 2
-    for places in (item.breaks, item.line_starts):
-        last = bisect_right(places, end) - 1
-        if last >= 0 and places[last] > half:
-            return places[last]
-    return end
+    """A start of a definition, else of a line, else of any token in the last quarter of those from start to end.
+
+    Of several the one whose next tokens have the least checksum. So it is what stands there that decides where a window
+    ends, and after an edit the windows soon end where they ended before (content-defined chunking, Muthitacharoen et
+    al., A Low-bandwidth Network File System, 2001).
+    """
+    low = end - max(1, (end - start) // 4)
+    kinds = item.breaks, item.line_starts, range(low + 1, end + 1)
+    inside = next(filter(None, (places[bisect_right(places, low) : bisect_right(places, end)] for places in kinds)))
+    return min(inside, key=lambda place: _checksum(item.ids[place : place + CUT_TOKENS]))
+
+
+def _checksum(ids: list[int]) -> int:
+    return zlib.crc32(np.array(ids, dtype=np.int32).tobytes())
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Tokens:

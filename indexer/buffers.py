@@ -1,0 +1,47 @@
+"""Documents as they are being edited, in the small tier of memory that stands in front of the repository's bank.
+
+What an editor shows need not be on disk. It passes the same sieve as a file: ignored paths are not read, and secret
+values are masked. Of a text that was edited only the windows from the edit on are encoded, until they are again as they
+were.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codemem.texts import Text
+from indexer.documents import clean, outlined
+from indexer.walk import SkipReason, verdict
+
+if TYPE_CHECKING:
+    from codemem.memory.banks import Banks
+    from codemem.models.memorizing import MemorizingModel
+
+
+def remember_buffer(
+    model: MemorizingModel, banks: Banks, root: Path, path: str, text: str, until: int | None = None, **encoding: Any
+) -> SkipReason | None:
+    """Let memory read a document as it is in an editor, in place of the file, until `banks.settle(path)`.
+
+    text: all of it, with "\\n" for line breaks; until: the character up to which it is read, to its end if None;
+    encoding: for `MemorizingModel.encode`. Returns None, or why memory does not read it, and then what memory holds of
+    the path stays.
+    """
+    if reason := verdict(root, path):
+        return reason
+    cleaned = clean(path, text)
+    if isinstance(cleaned, SkipReason):
+        return cleaned
+    clear, language, _ = cleaned
+    shape = outlined(path, clear, language)
+    # Without white space at its end a text's tokens are those that the whole text begins with.
+    end = len(clear) if until is None else len(clear[:until].rstrip())
+    if not end:
+        banks.settle(path)
+        return SkipReason.EMPTY
+    boundaries = tuple(boundary for boundary in shape.boundaries if boundary < end)
+    before = banks.entries(path) if path in banks.documents else None
+    (entries,) = model.encode([Text(path, clear[:end], boundaries, shape.symbols)], before=[before], **encoding)
+    banks.write(path, entries)
+    return None
