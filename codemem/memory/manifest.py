@@ -7,6 +7,7 @@ repository with its memory, and telling what it holds, are quick.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from codemem.errors import CodememError
 from codemem.memory.fingerprint import Fingerprint
 
 FOLDER = ".codemem"
+_NO_SPACE = 65_536  # bytes free, less than which no commit can be written
 _CACHEDIR_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by codemem, and made again by: codemem index\n"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -120,9 +122,17 @@ class Manifest:
             raise self._unopened(error) from error
 
     def _unopened(self, error: Exception) -> CodememError:
-        return CodememError(
-            f"the memory in {self.folder} cannot be opened: {error}", f"check {self.folder} and its rights"
-        )
+        return self._failed("opened", error)
+
+    def _failed(self, done: str, error: Exception) -> CodememError:
+        """What to say where the memory cannot be `done`; SQLite calls a full disk an I/O error."""
+        try:
+            full = shutil.disk_usage(self.folder).free < _NO_SPACE
+        except OSError:
+            full = False
+        cause = f"the disk is full ({error})" if full else error
+        hint = "free some space, then go on" if full else f"check {self.folder} and its rights"
+        return CodememError(f"the memory in {self.folder} cannot be {done}: {cause}", hint)
 
     def _create(self, manifest: Path) -> None:
         for folder in (self.folder, self.blobs):
@@ -184,9 +194,7 @@ class Manifest:
             process = self.get(key) or "its number is not known"
             raise Busy(f"another process ({process}) {does} {self.root}", "wait until it has finished") from error
         except OSError as error:
-            raise CodememError(
-                f"the memory in {self.folder} cannot be written: {error}", f"check {self.folder} and its rights"
-            ) from error
+            raise self._failed("written", error) from error
         try:
             if lock.lock_counter == 1:
                 self.set(key, str(os.getpid()))
@@ -331,9 +339,7 @@ class Manifest:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise CodememError(
-                f"the memory in {self.folder} cannot be written: {error}", "check free space and rights"
-            ) from error
+            raise self._failed("written", error) from error
 
     def problem(self) -> str | None:
         """What SQLite finds wrong with the database, None for nothing."""
