@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
 from codemem.models.pretrained import Pretrained
@@ -38,7 +39,7 @@ def held_out(requirement: str, count: int = 20, seed: int = 0, least: int = 1024
     return root, chosen
 
 
-def remember(pretrained: Pretrained, root: Path) -> None:
+def remember(pretrained: Pretrained, root: Path) -> Bank:
     """Index root, or take the index that an earlier run left, and let the model read it."""
 
     def show(step: Progress) -> None:
@@ -47,8 +48,9 @@ def remember(pretrained: Pretrained, root: Path) -> None:
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint, replace=store.fingerprint not in (None, pretrained.fingerprint))
         sync(store, lambda: pretrained.model, show)
-        pretrained.model.bank = open_bank(store, pretrained.model.new_bank())
+        pretrained.model.bank = bank = open_bank(store, pretrained.model.new_bank())
     print(file=sys.stderr)
+    return bank
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

@@ -1,6 +1,10 @@
-"""How soon memory is true to the working tree: nothing to do, one edited file, a branch switch away and back.
+"""How soon memory is true to the working tree: nothing to do, one edited file, a branch switch away and back; and what
+reading a text costs that is not saved.
 
-python -m benchmarks.following --package openai-agents==0.24.0
+    python -m benchmarks.following --package openai-agents==0.24.0
+
+A bank stays in memory and follows, as in a daemon. After each edit a completion is asked whether it names the edited
+line as its source.
 """
 
 from __future__ import annotations
@@ -15,11 +19,16 @@ import threading
 import time
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
-from benchmarks.corpus import arguments, report
+from benchmarks.corpus import arguments, bars, report
+from codemem.completion.engine import Engine
+from codemem.completion.request import Request
+from codemem.memory.banks import Banks
 from codemem.memory.snapshot import follow, open_bank
 from codemem.memory.store import Store
 from codemem.models.pretrained import Pretrained, load_memorizing
+from indexer.buffers import remember_buffer
 from indexer.packages import package
 from indexer.sync import Progress, Synced, sync
 from indexer.watch import watch
@@ -30,25 +39,24 @@ LINES = (400, 600)
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--edits", type=int, default=5, help="files that are edited, one after the other")
-    parser.add_argument(
-        "--live", action="store_true", help="keep the bank in memory and let it answer, as a daemon does"
-    )
+    parser = arguments("How soon memory is true to the working tree.")
+    parser.add_argument("--edits", type=int, default=20, help="files that are edited, one after the other")
     chosen = parser.parse_args()
     pretrained = load_memorizing(chosen.model)
     root = repository(chosen.package)
     with Store(root, create=True) as store:
         store.bind(pretrained.fingerprint)
         done = sync(store, lambda: pretrained.model, show)
-    results = {
+    results: dict[str, Any] = {
         "documents": done.documents,
         "entries": done.entries,
         "lines": sum(len(file.read_bytes().splitlines()) for file in root.rglob("*.py")),
         **nothing_to_do(root),
-        **edits(root, pretrained, chosen.edits, chosen.live),
+        **edits(root, pretrained, chosen.edits),
         **branches(root, pretrained),
     }
+    seconds = {name: results[name] for name in ("nothing_command_s", "edit_to_memory_s", "typed_s", "back_s")}
+    bars(chosen.plot, f"{chosen.package}: memory follows", "seconds", seconds)
     report("following", package=chosen.package, model=pretrained.name, **results)
 
 
@@ -88,25 +96,26 @@ def nothing_to_do(root: Path) -> dict[str, float]:
     return {"nothing_command_s": round(statistics.median(whole), 3), "nothing_s": round(statistics.median(inside), 4)}
 
 
-def edits(root: Path, pretrained: Pretrained, count: int, live: bool) -> dict[str, object]:
-    """Seconds from a saved edit of one line until the watcher has it in the store, or in a live bank that answers with
-    it; for files of some 500 lines, the line anywhere."""
-    chosen = random.Random(0)
+def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
+    """For files of some 500 lines that get a new line anywhere: seconds until memory has a text that is not saved, and,
+    once it is, until the watcher has it in the store and in a bank that answers with it."""
+    chosen, model = random.Random(0), pretrained.model
     fitting = [file for file in sorted(root.rglob("*.py")) if LINES[0] <= file.read_text().count("\n") <= LINES[1]]
     answers: Queue[Synced] = Queue()
     stop = threading.Event()
-    model = pretrained.model
-    if live:
-        with Store(root) as store:
-            model.bank = open_bank(store, model.new_bank())
-            model.bank.build()
+    with Store(root) as store:
+        bank = open_bank(store, model.new_bank())
+    bank.build()
+    model.bank = banks = Banks(bank)
+    engine = Engine(model, pretrained.name)
 
     def follow_tree() -> None:
         with Store(root) as store:
 
             def synced(done: Synced) -> None:
-                if live:
-                    follow(store, model.bank)
+                for path in follow(store, bank)[0]:
+                    banks.settle(path)
+                bank.build()
                 answers.put(done)
 
             watch(store, lambda: model, stop, synced, batch_tokens=1024)
@@ -114,21 +123,24 @@ def edits(root: Path, pretrained: Pretrained, count: int, live: bool) -> dict[st
     thread = threading.Thread(target=follow_tree)
     thread.start()
     answers.get()
-    seconds, syncing = [], []
+    typed, saved, syncing, named = [], [], [], 0
     try:
-        for file in chosen.sample(fitting, min(count, len(fitting))):
-            lines = file.read_text().split("\n")
-            at = chosen.randrange(len(lines))
-            lines.insert(at, f"# edited: {chosen.random()}")
+        for number, file in enumerate(chosen.sample(fitting, min(count, len(fitting)))):
+            path, lines = file.relative_to(root).as_posix(), file.read_text().split("\n")
+            at, line = chosen.randrange(len(lines)), f"marker_{number} = measured_{number}(first, second, third)"
+            text = "\n".join((*lines[:at], line, *lines[at:]))
             start = time.perf_counter()
-            file.write_text("\n".join(lines))
+            assert remember_buffer(model, banks, root, path, text, batch_tokens=1024) is None
+            typed.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            file.write_text(text)
             done = answers.get(timeout=120)
-            seconds.append(time.perf_counter() - start)
+            saved.append(time.perf_counter() - start)
             syncing.append(done.seconds)
             assert done.encoded == 1
-            if live:
-                place = model.bank.documents
-                assert str(file.relative_to(root)) in place
+            probe = f"marker_{number} = measured_{number}("
+            sources = engine.complete(Request("probe.py", probe, len(probe), max_tokens=4, recall=False)).provenance
+            named += (path, at + 1) in {(source.path, source.line) for source in sources}
     finally:
         stop.set()
         thread.join()
@@ -136,11 +148,14 @@ def edits(root: Path, pretrained: Pretrained, count: int, live: bool) -> dict[st
         with Store(root) as store:
             sync(store, lambda: model)
     return {
-        "edits": len(seconds),
-        "edit_to_memory_s": round(statistics.median(seconds), 2),
-        "edit_to_memory_most_s": round(max(seconds), 2),
+        "edits": len(saved),
+        "answered_with_the_line": named,
+        "typed_s": round(statistics.median(typed), 2),
+        "typed_most_s": round(max(typed), 2),
+        "edit_to_memory_s": round(statistics.median(saved), 2),
+        "edit_to_memory_p90_s": round(sorted(saved)[int(0.9 * len(saved))], 2),
+        "edit_to_memory_most_s": round(max(saved), 2),
         "edit_sync_s": round(statistics.median(syncing), 2),
-        "answered_by": "live bank" if live else "store",
     }
 
 

@@ -8,13 +8,13 @@ dimension by dimension; "shuffled" has the real keys, each with another entry's 
 
 from __future__ import annotations
 
-import random
 import time
 
 import torch
 
 from benchmarks.corpus import arguments, bars, held_out, remember, report
 from codemem.evaluation.likelihood import nats
+from codemem.evaluation.metrics import paired_bootstrap
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.models.memorizing import MemorizingModel
@@ -33,7 +33,7 @@ def control(bank: Bank, kind: str) -> Bank:
             pairs[:, :, 1] = pairs[torch.randperm(len(pairs), generator=generator), :, 1]
         else:
             mean, deviation = pairs.float().mean(0), pairs.float().std(0)
-            for rows in pairs.split(16_384):
+            for rows in torch.split(pairs, 16_384):
                 rows.copy_(mean + deviation * torch.randn(rows.shape, generator=generator))
         layers[layer] = pairs
     tokens, lines, columns = (torch.cat([getattr(e, name) for e in parts]) for name in ("tokens", "lines", "columns"))
@@ -52,17 +52,6 @@ def nats_of_files(model: MemorizingModel, texts: list[tuple[str, str]], *, enabl
     return result
 
 
-def interval(with_memory: list[tuple[float, int]], without: list[tuple[float, int]]) -> tuple[float, float]:
-    """95 % bootstrap interval, over files, of the difference in nats per token."""
-    draw, differences = random.Random(0), []
-    for _ in range(2000):
-        chosen = draw.choices(range(len(without)), k=len(without))
-        tokens = sum(without[i][1] for i in chosen)
-        differences.append(sum(with_memory[i][0] - without[i][0] for i in chosen) / tokens)
-    differences.sort()
-    return differences[50], differences[1949]
-
-
 def main() -> None:
     parser = arguments("Negative log-likelihood per token of held-out files, with and without memory.")
     parser.add_argument("--held-out", type=int, default=20)
@@ -71,19 +60,21 @@ def main() -> None:
     pretrained = load_memorizing(options.model)
     model = pretrained.model
     root, files = held_out(options.package, options.held_out)
-    remember(pretrained, root)
+    bank = remember(pretrained, root)
     texts = [(file.path, file.text) for file in files]
-    bank, start = model.bank, time.perf_counter()
+    start = time.perf_counter()
     none = nats_of_files(model, texts, enabled=False)
-    tokens = sum(count for _, count in none)
+    counts = [count for _, count in none]
+    tokens = sum(counts)
     base = sum(total for total, _ in none) / tokens
     changes: dict[str, float] = {}
     intervals: dict[str, list[float]] = {}
     for arm in ("memory", *options.controls):
         model.bank = bank if arm == "memory" else control(bank, arm)
         result = nats_of_files(model, texts, enabled=True)
-        changes[arm] = round(sum(total for total, _ in result) / tokens - base, 4)
-        intervals[arm] = [round(bound, 4) for bound in interval(result, none)]
+        change = paired_bootstrap([total for total, _ in result], [total for total, _ in none], weights=counts)
+        changes[arm] = round(change.difference, 4)
+        intervals[arm] = [round(change.low, 4), round(change.high, 4)]
     bars(options.plot, f"{options.package}, held-out files: change by memory", "nats per token", changes)
     report(
         "likelihood",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.resident --package openai-agents==0.24.0 --synthetic 200 --synthetic 2000
 
-A synthetic repository has so many files of 20 lines each. Every repository is indexed from nothing, in a process of its
+A synthetic repository has so many files of 8 lines each. Every repository is indexed from nothing, in a process of its
 own.
 """
 
@@ -41,13 +41,13 @@ def main() -> None:
 
 
 def made_up(root: Path, count: int) -> None:
-    """Files of 20 lines in folders of 50."""
+    """Files of 8 lines in folders of 50."""
     for number in range(count):
         file = root / f"part{number // 50}" / f"module{number}.py"
         file.parent.mkdir(exist_ok=True)
         functions = (
             f"def step{number}_{i}(value, other):\n    total = value * {number + i} + other\n    return total\n"
-            for i in range(5)
+            for i in range(2)
         )
         file.write_text("\n\n".join(functions))
 

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from benchmarks.corpus import arguments, bars, held_out, remember, report
 from codemem.memory.bank import Bank
-from codemem.memory.knn import ExactIndex, Hidden
+from codemem.memory.knn import ExactIndex, Hidden, IVFIndex
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
 from codemem.training.gates import pieces
@@ -63,7 +63,7 @@ def recall(bank: Bank, queries: Queries, k: int) -> dict[int, float]:
         for path in bank.documents:
             exact.add(bank.entries(path).layers[layer][:, :, 0].transpose(0, 1).float())
         hits = total = 0
-        for batch in torch.cat(recorded, dim=1).split(64, dim=1):
+        for batch in torch.split(torch.cat(recorded, dim=1), 64, dim=1):
             nearest = exact.search(batch, k, Hidden(torch.zeros(len(bank), dtype=torch.bool)))
             returned = bank.search(layer, batch, k)
             hits += int((nearest.unsqueeze(-1) == returned.unsqueeze(-2)).any(-1).sum())
@@ -81,14 +81,16 @@ def main() -> None:
     pretrained = load_memorizing(options.model)
     model = pretrained.model
     root, files = held_out(options.package)
-    remember(pretrained, root)
+    remembered = remember(pretrained, root)
     if options.nprobe:
-        for index in model.bank.indexes.values():
+        for index in remembered.indexes.values():
+            assert isinstance(index, IVFIndex)
             index.nprobe = options.nprobe
     long = [piece for file in files for piece in list(pieces(model, file.path, file.text))[1:2] if piece.scored == 256]
     prompts = [piece.ids for piece in (long * options.prompts)[: options.prompts]]
     steps: dict[bool, list[float]] = {True: [], False: []}
-    ratios, prefill = [], {True: [], False: []}
+    prefill: dict[bool, list[float]] = {True: [], False: []}
+    ratios = []
     for prompt in prompts:
         medians = {}
         for enabled in (False, True):
@@ -97,7 +99,7 @@ def main() -> None:
             prefill[enabled].append(first)
             medians[enabled] = statistics.median(times)
         ratios.append(medians[True] / medians[False])
-    bank = RecordingBank(model.bank)
+    bank = RecordingBank(remembered)
     model.bank = bank
     for prompt in prompts:
         seconds_per_token(model, prompt, 8, enabled=True)

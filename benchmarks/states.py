@@ -9,6 +9,7 @@ with the constant weight and temperature of an untrained mixture, searched exact
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ def states_of(loaded: LoadedModel, text: str) -> tuple[Tensor, Tensor, Tensor]:
     """Of a text's first tokens the states [n, size], the next tokens [n], and the model's probability of them [n]."""
     ids = torch.tensor([tokenize(loaded.tokenizer, text)[0][:WINDOW]])
     final = loaded.model.base_model(input_ids=ids).last_hidden_state[0, 4:-1]
-    log_probs = loaded.model.get_output_embeddings()(final).float().log_softmax(-1)
+    output: Any = loaded.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    log_probs = output(final).float().log_softmax(-1)
     following = ids[0, 5:]
     return final.float(), following, log_probs.gather(1, following[:, None])[:, 0].exp()
 
@@ -40,7 +42,8 @@ def rounded(states: Tensor, bits: int) -> Tensor:
     """The states with one scale each, in so many bits."""
     most = 2 ** (bits - 1) - 1
     scales = states.abs().amax(dim=1, keepdim=True) / most
-    return (states / scales).round() * scales
+    codes: Tensor = (states / scales).round()
+    return codes * scales
 
 
 def main() -> None:
