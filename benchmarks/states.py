@@ -41,9 +41,8 @@ def states_of(loaded: LoadedModel, text: str) -> tuple[Tensor, Tensor, Tensor]:
 def rounded(states: Tensor, bits: int) -> Tensor:
     """The states with one scale each, in so many bits."""
     most = 2 ** (bits - 1) - 1
-    scales = states.abs().amax(dim=1, keepdim=True) / most
-    codes: Tensor = (states / scales).round()
-    return codes * scales
+    scales: Tensor = states.abs().amax(dim=1, keepdim=True) / most
+    return (states / scales).round() * scales
 
 
 def main() -> None:

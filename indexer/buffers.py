@@ -28,7 +28,7 @@ def remember_buffer(
     encoding: for `MemorizingModel.encode`. Returns None, or why memory does not read it, and then what memory holds of
     the path stays.
     """
-    if reason := verdict(root, path):
+    if reason := verdict(root, path, len(text.encode("utf-8", "replace"))):
         return reason
     cleaned = clean(path, text)
     if isinstance(cleaned, SkipReason):

@@ -194,9 +194,9 @@ def walk(root: Path, *, max_bytes: int = MAX_BYTES) -> Walk:
     return Walk(tuple(files), dict(sorted(skipped.items())))
 
 
-def verdict(root: Path, path: str) -> SkipReason | None:
-    """Why the walk of `root` would pass over a path in it, None where it would not; of a file that is open in an
-    editor, and need not be on disk."""
+def verdict(root: Path, path: str, size: int) -> SkipReason | None:
+    """Why the walk of `root` would pass over a path in it, None where it would not; of a text of `size` bytes that is
+    open in an editor, and need not be on disk."""
     root = Path(os.path.abspath(root))
     rules, base = rules_above(root)
     *folders, name = PurePosixPath(path).parts
@@ -216,7 +216,7 @@ def verdict(root: Path, path: str) -> SkipReason | None:
         return SkipReason.VENDORED
     rules = rules.below(root / directory, base + directory)
     ignored, wanted = rules.verdict(base + directory + name, is_directory=False)
-    return SkipReason.IGNORED if ignored else _named(path, wanted)
+    return SkipReason.IGNORED if ignored else _named(path, wanted) or _sized(path, size, MAX_BYTES, wanted)
 
 
 def _names(directory: Path) -> frozenset[str]:
@@ -250,15 +250,8 @@ def _file(path: str, absolute: Path, max_bytes: int, wanted: bool) -> SourceFile
         return SkipReason.SYMLINK
     if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could wait for ever
         return SkipReason.UNREADABLE
-    if reason := _named(path, wanted):
-        return reason
-    if status.st_size == 0:
-        return SkipReason.EMPTY
-    if status.st_size > max_bytes:
-        return SkipReason.TOO_LARGE
-    if language_of(path) in _DATA_LANGUAGES and status.st_size > MAX_DATA_BYTES and not wanted:
-        return SkipReason.DATA
-    return SourceFile(path, absolute, status.st_size, status.st_mtime_ns)
+    reason = _named(path, wanted) or _sized(path, status.st_size, max_bytes, wanted)
+    return reason or SourceFile(path, absolute, status.st_size, status.st_mtime_ns)
 
 
 def _named(path: str, wanted: bool) -> SkipReason | None:
@@ -269,6 +262,17 @@ def _named(path: str, wanted: bool) -> SkipReason | None:
         return reason
     if language_of(path) is None and (PurePosixPath(path).suffix or path.rpartition("/")[2].startswith(".")):
         return SkipReason.UNKNOWN_LANGUAGE
+    return None
+
+
+def _sized(path: str, size: int, max_bytes: int, wanted: bool) -> SkipReason | None:
+    """Why a file of so many bytes is not read, None where it is."""
+    if size == 0:
+        return SkipReason.EMPTY
+    if size > max_bytes:
+        return SkipReason.TOO_LARGE
+    if language_of(path) in _DATA_LANGUAGES and size > MAX_DATA_BYTES and not wanted:
+        return SkipReason.DATA
     return None
 
 

@@ -96,10 +96,12 @@ def test_one_path_is_judged_as_the_walk_judges_it(tmp_path):
     taken = {file.path for file in walked.files}
     assert {"a.py", "local.py", "node_modules/ours/h.js", "vendor/i.go", "build/c.py"} <= taken
     for path in files.split():
-        assert (verdict(tmp_path, path) is None) == (path in taken), path
+        assert (verdict(tmp_path, path, 2) is None) == (path in taken), path
         if path in walked.skipped:
-            assert verdict(tmp_path, path) == walked.skipped[path]
-    assert verdict(tmp_path, "src/not/there/yet.py") is None
+            assert verdict(tmp_path, path, 2) == walked.skipped[path]
+    assert verdict(tmp_path, "src/not/there/yet.py", 2) is None
+    assert verdict(tmp_path, "a.py", 2_000_000) is SkipReason.TOO_LARGE
+    assert verdict(tmp_path, "a.json", 40_000) is SkipReason.DATA
 
 
 def test_a_buffer_of_another_model_is_a_text_like_any(banks, tmp_path):
