@@ -144,6 +144,7 @@ def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
     finally:
         stop.set()
         thread.join()
+        model.bank = model.new_bank()
         git(root, "reset", "-q", "--hard")
         with Store(root) as store:
             sync(store, lambda: model)

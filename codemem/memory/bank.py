@@ -24,6 +24,8 @@ from codemem.syntax import Symbol, enclosing_symbol
 
 # Share of dead rows above which the bank is rebuilt without them.
 COMPACT_ABOVE = 0.3
+# Rows whose keys are handed to an index at a time, since it takes copies of them.
+_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,12 @@ class Bank:
         return keys + 12 + (2 * self.state_size + 12 if self.state_size else 0)
 
     def reserve(self, rows: int) -> None:
-        """Make room for so many rows in all, so that adding them copies nothing twice."""
+        """Make room for so many rows in all, so that adding them copies nothing twice. Room that is not used takes no
+        memory, and one layer at a time is copied."""
         for name in ("_live", "_lines", "_columns", "_tokens", "_following"):
             setattr(self, name, _grown(getattr(self, name), self._rows, rows))
-        self._layers = {layer: _grown(entries, self._rows, rows) for layer, entries in self._layers.items()}
+        for layer in self.shapes:
+            self._layers[layer] = _grown(self._layers[layer], self._rows, rows)
         self.usage.grow(rows)
         if self.states is not None:
             self.states.reserve(self._rows, rows)
@@ -360,7 +364,8 @@ class Bank:
         keys = self._layers[layer][: self._rows, :, 0].transpose(0, 1)
         if index is None or index.outgrown(self._rows):
             index = self.indexes[layer] = make_index(self._kind, keys, self.dtype, self.device)
-        index.add(keys[:, len(index) :])
+        for first in range(len(index), self._rows, _CHUNK):
+            index.add(keys[:, first : min(first + _CHUNK, self._rows)])
         return index
 
     def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,9 @@ from codemem.memory.knn import IVFIndex
 from codemem.memory.order import forget_snapshots, keep_snapshot, snapshot_order
 from codemem.memory.store import Store
 
+# Rows that a bank has room for beyond a quarter more than it holds, so that edits that follow seldom copy it.
+_ROOM = 65_536
+
 
 def open_bank(store: Store, bank: Bank) -> Bank:
     """Fill an empty bank with the documents that are alive in the store, and return it. Raises CodememError for a
@@ -28,7 +31,7 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     dead = sum(count for path, _, count in order if path not in alive)
     if dead > COMPACT_ABOVE * (dead + total):
         folder, order, alive, dead = None, [], set(), 0
-    bank.reserve(dead + total)
+    bank.reserve((dead + total) * 5 // 4 + _ROOM)
     capacity, bank.capacity = bank.capacity, None  # what is too much goes at once, not with every document
     for path, blob, count in order:
         if path in alive:
