@@ -171,7 +171,7 @@ def test_what_was_read_last_stays_also_after_the_bank_was_rebuilt():
     for _ in range(5):
         bank.note(torch.arange(10, 20), torch.ones(10))  # 1.py
     bank.drop("0.py")
-    assert bank.order() == [("1.py", 10, True), ("2.py", 10, True)]
+    assert bank.order() == [("1.py", "", 10), ("2.py", "", 10)]
     bank.note(torch.arange(10, 20), torch.ones(10))  # 2.py
     bank.evict(10)
     assert lines_left(bank, "1.py") == [] and len(lines_left(bank, "2.py")) == 10

@@ -21,7 +21,7 @@ from codemem.memory.entries import Entries
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.knn import IVFIndex
 from codemem.memory.manifest import Record, find_root, model_of
-from codemem.memory.order import EXACT_ENTRIES
+from codemem.memory.order import EXACT_ENTRIES, drifted
 from codemem.memory.snapshot import open_bank, save_snapshot
 from codemem.memory.store import Store
 from codemem.syntax import Symbol
@@ -375,6 +375,24 @@ def test_documents_may_go_change_and_come_between_snapshot_and_bank(large):
     seen = {again.place(row).path for row in again.search(1, queries, 500).flatten().tolist() if row >= 0}
     assert seen == set(bank.documents)
     assert len(snapshot_folders(large)) == 1, "the snapshot before is gone"
+
+
+def test_what_comes_back_has_its_rows_in_the_snapshot(large):
+    """A branch there and back: the indexes are brought up to date for the other branch, once, and for this one not at
+    all."""
+    here = {record.path: record for record in large.documents()}["3.py"]
+    assert not drifted(large)
+    there = put(large, "3.py", entries_of(LARGE, 33), "another content")
+    assert drifted(large)
+    save_snapshot(large, open_bank(large, Bank(SHAPES)))
+    assert not drifted(large), "the dead rows of a snapshot are no reason to make it again and again"
+    for record, seed in ((here, 3), (there, 33)):
+        large.set_documents([record])
+        assert not drifted(large)
+        bank = open_bank(large, Bank(SHAPES))
+        assert len(bank.indexes[1]) == bank._rows == 6 * LARGE, "nothing is missing"
+        assert torch.equal(bank.entries("3.py").layers[1], entries_of(LARGE, seed).layers[1])
+        assert keys_and_places(bank, "3.py")
 
 
 def test_a_snapshot_of_mostly_dead_documents_is_not_used(large):

@@ -19,11 +19,10 @@ from codemem.errors import CodememError
 from codemem.memory.entries import Entries, Place, Shapes
 from codemem.memory.eviction import Policy, Usage, surplus
 from codemem.memory.knn import Hidden, Index, IndexKind, make_index
+from codemem.memory.order import COMPACT_ABOVE, Order
 from codemem.memory.state_index import StateIndex
 from codemem.syntax import Symbol, enclosing_symbol
 
-# Share of dead rows above which the bank is rebuilt without them.
-COMPACT_ABOVE = 0.3
 # Rows whose keys are handed to an index at a time, since it takes copies of them.
 _CHUNK = 65_536
 
@@ -166,7 +165,7 @@ class Bank:
         self._size += extent.count
         self._append(extent)
 
-    def skip(self, count: int) -> None:
+    def skip(self, count: int, path: str = "", blob: str = "") -> None:
         """Leave rows empty that an index has keys for, of a document that is gone."""
         end = self._rows + count
         if end > len(self._live):
@@ -176,7 +175,7 @@ class Bank:
             entries[self._rows : end] = 0  # an index trained on all rows must not meet what memory held before
         if self.states is not None:
             self.states.put(self._rows, None, count)
-        self._append(_Extent("", self._rows, count, ()))
+        self._append(_Extent(path, self._rows, count, (), blob))
 
     def _append(self, extent: _Extent) -> None:
         self._extents.append(extent)
@@ -257,9 +256,9 @@ class Bank:
         extent = self._documents.get(path)
         return None if extent is None else extent.blob
 
-    def order(self) -> list[tuple[str, int, bool]]:
-        """Path and entries of all documents in the order of their rows, and whether they are alive."""
-        return [(e.path, e.count, self._documents.get(e.path) is e) for e in self._extents]
+    def order(self) -> Order:
+        """Path, blob and entries of all documents in the order of their rows, also of those that are gone."""
+        return [(extent.path, extent.blob, extent.count) for extent in self._extents]
 
     def entries(self, path: str) -> Entries:
         """What the bank holds of a document. Raises KeyError where there is none."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from codemem.memory.manifest import Manifest
 
 # Entries up to which search is exact on a CPU, and no index is kept.
 EXACT_ENTRIES = 32_768
-# Share of entries that may be missing from the kept indexes, or dead in them, before they are made again: what is
-# missing is added by every process that opens the bank.
+# Share of entries that may be missing from the kept indexes before they are brought up to date: what is missing is
+# added by every process that opens the bank.
 DRIFT = 0.05
+# Share of rows that may be dead, in a bank or in the kept indexes, before they are made without them.
+COMPACT_ABOVE = 0.3
 _KEY = "snapshot"
+# Path, blob and number of entries of each document, in the order of their rows.
+Order = list[tuple[str, str, int]]
 
 
-def snapshot_order(manifest: Manifest) -> tuple[Path | None, list[tuple[str, str, int]]]:
-    """The snapshot's folder, and its order of (path, blob, entries); nothing where there is none that can be read."""
+def snapshot_order(manifest: Manifest) -> tuple[Path | None, Order]:
+    """The snapshot's folder, and its order, with the documents that are gone; nothing where there is none that can be
+    read."""
     name = manifest.get(_KEY)
     if not name:
         return None, []
@@ -28,18 +34,28 @@ def snapshot_order(manifest: Manifest) -> tuple[Path | None, list[tuple[str, str
         return None, []
 
 
+def living(order: Order, blobs: Mapping[str, str]) -> list[bool]:
+    """For each document of an order whether its rows are those of one that is alive; blobs: path -> blob of these."""
+    left = dict(blobs)
+    return [left.get(path) == blob and bool(left.pop(path)) for path, blob, _ in order]
+
+
+def mostly_dead(order: Order, alive: list[bool], total: int) -> bool:
+    """Whether so much of an order is dead that a bank of `total` entries should not begin with it."""
+    dead = sum(count for (_, _, count), lives in zip(order, alive, strict=True) if not lives)
+    return dead > COMPACT_ABOVE * (dead + total)
+
+
 def drifted(manifest: Manifest) -> bool:
-    """Whether the indexes should be made again."""
+    """Whether the kept indexes should be brought up to date."""
     records = manifest.documents()
     total = sum(record.entries for record in records)
     folder, order = snapshot_order(manifest)
     if total <= EXACT_ENTRIES:
         return folder is not None
-    covered = {(path, blob) for path, blob, _ in order}
-    alive = {(record.path, record.blob) for record in records}
-    missing = sum(record.entries for record in records if (record.path, record.blob) not in covered)
-    dead = sum(count for path, blob, count in order if (path, blob) not in alive)
-    return missing + dead > DRIFT * total
+    alive = living(order, {record.path: record.blob for record in records})
+    held = sum(count for (_, _, count), lives in zip(order, alive, strict=True) if lives)
+    return total - held > DRIFT * total or mostly_dead(order, alive, total)
 
 
 def keep_snapshot(manifest: Manifest, name: str) -> None:

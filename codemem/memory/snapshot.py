@@ -2,7 +2,7 @@
 
 A snapshot is derived and can always be made again: the order in which documents entered the bank, and the inverted
 files of that bank. It stays useful while documents come and go: those that are gone are rows that no search returns,
-and new ones are added behind.
+and new ones are added behind. A document that comes back, with a branch, has its rows there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import uuid
 from pathlib import Path
 
-from codemem.memory.bank import COMPACT_ABOVE, Bank
+from codemem.memory.bank import Bank
 from codemem.memory.integrity import write_sums
 from codemem.memory.knn import IVFIndex
-from codemem.memory.order import forget_snapshots, keep_snapshot, snapshot_order
+from codemem.memory.order import forget_snapshots, keep_snapshot, living, mostly_dead, snapshot_order
 from codemem.memory.store import Store
 
 # Rows that a bank has room for beyond a quarter more than it holds, so that edits that follow seldom copy it.
@@ -27,21 +27,22 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     records = {record.path: record for record in store.documents()}
     total = sum(record.entries for record in records.values())
     folder, order = snapshot_order(store) if bank.inverted else (None, [])
-    alive = {path for path, blob, _ in order if path in records and records[path].blob == blob}
-    dead = sum(count for path, _, count in order if path not in alive)
-    if dead > COMPACT_ABOVE * (dead + total):
-        folder, order, alive, dead = None, [], set(), 0
-    bank.reserve((dead + total) * 5 // 4 + _ROOM)
+    alive = living(order, {path: record.blob for path, record in records.items()})
+    if mostly_dead(order, alive, total):
+        folder, order, alive = None, [], []
+    rows = sum(count for _, _, count in order) + total
+    bank.reserve(rows * 5 // 4 + _ROOM)
     capacity, bank.capacity = bank.capacity, None  # what is too much goes at once, not with every document
-    for path, blob, count in order:
-        if path in alive:
+    for (path, blob, count), lives in zip(order, alive, strict=True):
+        if lives:
             bank.add(path, store.read(blob), blob)
         else:
-            bank.skip(count)
+            bank.skip(count, path, blob)
     if folder is not None:
         _load_indexes(folder, bank)
+    held = set(bank.documents)
     for path, record in records.items():
-        if path not in alive:
+        if path not in held:
             bank.add(path, store.read(record.blob), record.blob)
     bank.capacity = capacity
     if capacity is not None:
@@ -70,8 +71,6 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     if not all(isinstance(index, IVFIndex) for index in bank.indexes.values()) or not bank.indexes:
         forget_snapshots(store)
         return
-    blobs = {record.path: record.blob for record in store.documents()}
-    order = [(path, blobs.get(path, ""), count) if live else ("", "", count) for path, count, live in bank.order()]
     name = uuid.uuid4().hex
     folder = store.folder / "index" / name
     folder.mkdir(mode=0o700, parents=True)
@@ -81,7 +80,7 @@ def save_snapshot(store: Store, bank: Bank) -> None:
         index.save(folder, f"layer{layer}")
     if bank.states is not None:
         bank.states.save(folder)
-    (folder / "order.json").write_text(json.dumps(order))
+    (folder / "order.json").write_text(json.dumps(bank.order()))
     write_sums(folder)
     for file in folder.iterdir():
         file.chmod(0o600)
