@@ -67,13 +67,15 @@ def sync(
     store: Store,
     load: Callable[[], MemorizingModel],
     report: Callable[[Progress], None] = lambda _: None,
+    *,
+    index: bool = True,
     **encoding: Any,
 ) -> Synced:
     """Make the store hold what the working tree holds now, as the model reads it.
 
-    load: gives the model, to whose fingerprint the store must be bound; called at most once; encoding: for
-    `MemorizingModel.encode`. Raises CodememError where another process is writing, or the store cannot be written;
-    everything stored until then stays.
+    load: gives the model, to whose fingerprint the store must be bound; called at most once; index: whether the kept
+    indexes are brought up to date where that is due; encoding: for `MemorizingModel.encode`. Raises CodememError where
+    another process is writing, or the store cannot be written; everything stored until then stays.
     """
     with store.writing():
         run = _Run(store, load, encoding)
@@ -105,9 +107,9 @@ def sync(
             store.set_skipped(skipped, refused)
         if store.get("scanner") != SCANNER:
             store.set("scanner", SCANNER)
-        if drifted(store):
+        if index and drifted(store):
             report(Progress(done, total, run.tokens, "building the index"))
-            run.build_index()
+            build_index(store, run.model)
         keep_below(store)
         seconds = time.perf_counter() - start - run.loading
         records = store.documents()
@@ -176,10 +178,12 @@ class _Run:
         if records or refused:
             store.set_documents(records, refused)
 
-    def build_index(self) -> None:
-        from codemem.memory.snapshot import open_bank, save_snapshot
 
-        save_snapshot(self.store, open_bank(self.store, self.model.new_bank()))
+def build_index(store: Store, model: MemorizingModel) -> None:
+    """Bring the kept indexes up to date with the store. Raises CodememError where they cannot be written."""
+    from codemem.memory.snapshot import open_bank, save_snapshot
+
+    save_snapshot(store, open_bank(store, model.new_bank()))
 
 
 def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:

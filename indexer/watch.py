@@ -23,8 +23,10 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 
+from codemem.errors import CodememError
 from codemem.memory.manifest import Busy
-from indexer.sync import Progress, Synced, sync
+from codemem.memory.order import drifted
+from indexer.sync import Progress, Synced, build_index, sync
 from indexer.walk import OWN
 
 if TYPE_CHECKING:
@@ -101,16 +103,19 @@ def watch(
     stop: threading.Event,
     synced: Callable[[Synced], None],
     report: Callable[[Progress], None] = lambda _: None,
+    index: Callable[[Store, MemorizingModel], None] = build_index,
     **encoding: Any,
 ) -> None:
     """Sync now, and after every burst of changes until `stop` is set; `synced` gets what each sync that changed
     something did, and the first one in any case.
 
-    load: gives the model, which is kept; encoding: as for `sync`. A store that another process writes to is waited for.
-    Raises CodememError as `sync` does, and where another process watches.
+    load: gives the model, which is kept; index: brings the kept indexes up to date where that is due, in a thread of
+    its own, since it takes a minute for a million entries and no edit should wait for it; encoding: as for `sync`. A
+    store that another process writes to is waited for. Raises CodememError as `sync` does, and where another process
+    watches.
     """
     with store.watching():
-        bursts, model = Bursts(store.root), _once(load)
+        bursts, model, indexing = Bursts(store.root), _once(load), _Indexing(store.root, index)
         try:
             first = True
             while True:
@@ -118,10 +123,40 @@ def watch(
                 if done and (first or done.encoded or done.dropped or done.restored):
                     synced(done)
                 first = False
+                if drifted(store):
+                    indexing.begin(model())
                 if not bursts.wait(stop):
                     return
         finally:
             bursts.close()
+
+
+class _Indexing:
+    """Brings the kept indexes up to date beside everything else; what is left of it when the process ends is deleted
+    by the next one."""
+
+    def __init__(self, root: Path, index: Callable[[Store, MemorizingModel], None]) -> None:
+        self._root, self._index = root, index
+        self._thread: threading.Thread | None = None
+        self._failure: CodememError | None = None
+
+    def begin(self, model: MemorizingModel) -> None:
+        """Begin, if it is not going on. Raises what went wrong the last time."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if self._failure is not None:
+            raise self._failure
+        self._thread = threading.Thread(target=self._run, args=(model,), name="codemem index", daemon=True)
+        self._thread.start()
+
+    def _run(self, model: MemorizingModel) -> None:
+        from codemem.memory.store import Store
+
+        try:
+            with Store(self._root) as store:
+                self._index(store, model)
+        except CodememError as error:
+            self._failure = error
 
 
 def _sync(
@@ -133,7 +168,7 @@ def _sync(
 ) -> Synced | None:
     while not stop.is_set():
         try:
-            return sync(store, load, report, **encoding)
+            return sync(store, load, report, index=False, **encoding)
         except Busy:
             stop.wait(RETRY)
     return None

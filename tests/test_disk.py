@@ -12,13 +12,14 @@ import pytest
 
 UNSHARE = ["unshare", "--map-root-user", "--mount"]
 CHILD = """
-import json, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 from codemem.errors import CodememError
 from codemem.memory.integrity import find_damage
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
-from test_invariants import MODEL, assert_same, synced
+from indexer import sync as syncing
+from test_invariants import FINGERPRINT, MODEL, assert_same, synced
 
 root = Path(sys.argv[1])
 
@@ -68,6 +69,21 @@ fresh, (_, scratch) = sync(), held()
 assert_same(kept, scratch)
 print(json.dumps({"first": first, "full": full, "same": before == after, "freed": freed, "fresh": fresh}))
 """
+INDEX = """
+mount("-t", "tmpfs", "-o", "size=72m", "tmpfs")
+(root / "large.py").write_text("x = 1\\n" * 6000)
+with Store(root, create=True) as store:
+    store.bind(FINGERPRINT)
+    syncing.sync(store, lambda: MODEL, index=False)
+room = shutil.disk_usage(root).free
+with open(root / "filler.bin", "wb") as file:
+    file.write(bytes(room - 1_000_000))
+full = sync()
+left = [file.name for file in (root / ".codemem" / "index").glob("*")]
+(root / "filler.bin").unlink()
+held()
+print(json.dumps({"full": full, "left": left, "again": sync()}))
+"""
 READ_ONLY = """
 mount("-t", "tmpfs", "-o", "size=8m", "tmpfs")
 for number in range(6):
@@ -103,6 +119,14 @@ def test_a_full_disk(tmp_path):
     assert "the disk is full" in message and "free some space" in hint
     assert found["first"] == found["freed"] == found["fresh"] == 6
     assert found["same"], "memory is what it was"
+
+
+def test_a_disk_that_is_full_when_the_index_is_written(tmp_path):
+    found = outcome(tmp_path, INDEX)
+    message, hint = found["full"]
+    assert "the index" in message and "cannot be written" in message and "free some space" in hint
+    assert found["left"] == [], "nothing half written"
+    assert found["again"] == 1
 
 
 def test_a_read_only_disk(tmp_path):

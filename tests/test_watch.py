@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,22 @@ from tiny import tiny_model, tiny_tokenizer
 
 from codemem.errors import CodememError
 from codemem.memory.fingerprint import Fingerprint
+from codemem.memory.order import drifted, snapshot_order
 from codemem.memory.store import Store
 from codemem.models.memorizing import MemorizingModel
-from indexer.sync import Synced
+from indexer.sync import Synced, build_index
 from indexer.watch import watch
 
 FINGERPRINT = Fingerprint("tiny", "a" * 64, "float32", (2,), 1024, 256)
+Index = Callable[[Store, MemorizingModel], None]
 A, B = "def a():\n    return 1\n", "def b():\n    return 2\n"
 
 
 class Watched:
     """A repository that is watched by a thread. `next` is what the next sync did that changed something."""
 
-    def __init__(self, root: Path, model: MemorizingModel) -> None:
-        self.root, self.loads, self._model = root, 0, model
+    def __init__(self, root: Path, model: MemorizingModel, index: Index = build_index) -> None:
+        self.root, self.loads, self._model, self._index = root, 0, model, index
         self.done: queue.Queue[Synced] = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -38,7 +41,7 @@ class Watched:
     def _watch(self) -> None:
         with Store(self.root, create=True) as store:
             store.bind(FINGERPRINT)
-            watch(store, self._load, self._stop, self.done.put)
+            watch(store, self._load, self._stop, self.done.put, index=self._index)
 
     def _load(self) -> MemorizingModel:
         self.loads += 1
@@ -183,6 +186,32 @@ def test_a_store_that_another_writes_to_is_waited_for(watched):
         (watched.root / "b.py").write_text(B)
         assert watched.quiet()
     assert watched.next().encoded == 1
+
+
+def test_the_index_is_made_beside_edits(root, model):
+    """What takes long waits for nobody, and nobody for it."""
+    may_end, begun = threading.Event(), threading.Event()
+
+    def index(store: Store, _: MemorizingModel) -> None:
+        begun.set()
+        assert may_end.wait(20)
+        build_index(store, model)
+
+    watched = Watched(root, model, index)
+    (root / "large.py").write_text("x = 1\n" * 6000)
+    assert watched.next().encoded == 1
+    assert begun.wait(20)
+    (root / "b.py").write_text(B)
+    assert watched.next().encoded == 1
+    may_end.set()
+    with Store(root) as store:
+        deadline = time.monotonic() + 20
+        while drifted(store) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not drifted(store)
+        folder, order = snapshot_order(store)
+        assert folder is not None and {path for path, _, _ in order} == {"a.py", "large.py", "b.py"}
+    watched.close()
 
 
 def test_a_second_watcher_is_told_who_is_first(watched):

@@ -155,10 +155,10 @@ class Manifest:
         self.close()
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, wait: float = 0) -> Iterator[None]:
         """Hold the right to write, across processes; may be nested. It ends with the process, however that ends. Raises
-        Busy, naming the process, where another one has it."""
-        with self._held(self._lock, "writer", "is indexing"):
+        Busy, naming the process, where another one still has it after `wait` seconds."""
+        with self._held(self._lock, "writer", "is indexing", wait):
             yield
 
     @contextmanager
@@ -187,9 +187,9 @@ class Manifest:
             return False
 
     @contextmanager
-    def _held(self, lock: BaseFileLock, key: str, does: str) -> Iterator[None]:
+    def _held(self, lock: BaseFileLock, key: str, does: str, wait: float = 0) -> Iterator[None]:
         try:
-            lock.acquire()
+            lock.acquire(timeout=wait)
         except Timeout as error:
             process = self.get(key) or "its number is not known"
             raise Busy(f"another process ({process}) {does} {self.root}", "wait until it has finished") from error

@@ -8,9 +8,11 @@ and new ones are added behind. A document that comes back, with a branch, has it
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from pathlib import Path
 
+from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.integrity import write_sums
 from codemem.memory.knn import IVFIndex
@@ -19,6 +21,8 @@ from codemem.memory.store import Store
 
 # Rows that a bank has room for beyond a quarter more than it holds, so that edits that follow seldom copy it.
 _ROOM = 65_536
+# Seconds for which finished indexes wait until another process has written.
+_PATIENCE = 60
 
 
 def open_bank(store: Store, bank: Bank) -> Bank:
@@ -66,13 +70,30 @@ def follow(store: Store, bank: Bank) -> tuple[list[str], list[str]]:
 
 def save_snapshot(store: Store, bank: Bank) -> None:
     """Bring the bank's indexes up to date and keep them, in place of the snapshot before; nothing for a bank so small
-    that search is exact."""
+    that search is exact. Raises CodememError where they cannot be written, and Busy where another process is
+    writing."""
     bank.build()
     if not all(isinstance(index, IVFIndex) for index in bank.indexes.values()) or not bank.indexes:
         forget_snapshots(store)
         return
     name = uuid.uuid4().hex
     folder = store.folder / "index" / name
+    try:
+        _write(folder, bank)
+        with store.writing(wait=_PATIENCE):
+            keep_snapshot(store, name)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, (OSError, RuntimeError)):
+            raise CodememError(
+                f"the index of {store.root} cannot be written: {error}",
+                f"free some space, then: codemem sync {store.root}",
+            ) from error
+        raise
+
+
+def _write(folder: Path, bank: Bank) -> None:
+    """Write the indexes of a bank and the order of its documents. Raises OSError, and RuntimeError for FAISS."""
     folder.mkdir(mode=0o700, parents=True)
     folder.parent.chmod(0o700)
     for layer, index in bank.indexes.items():
@@ -84,7 +105,6 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     write_sums(folder)
     for file in folder.iterdir():
         file.chmod(0o600)
-    keep_snapshot(store, name)
 
 
 def _load_indexes(folder: Path, bank: Bank) -> None:
