@@ -23,6 +23,8 @@ IndexKind = Literal["auto", "exact", "flat", "ivf"]
 
 # Keys that the coarse quantiser is trained on, per cell.
 TRAINING_KEYS_PER_CELL = 40
+# Keys behind an inverted file that are searched exactly, at most.
+TAIL_ROWS = 32_768
 
 
 class Hidden:
@@ -124,10 +126,14 @@ class _FaissIndex:
         return faiss.SearchParameters(**selector)
 
     def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
+        return self._found(queries.detach().float().cpu(), k, hidden)[1].to(queries.device)
+
+    def _found(self, queries: Tensor, k: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
+        """Scores float32 and rows int64, both [kv_heads, m, k], -1 for a row that is not there."""
         parameters = self._parameters(**({"sel": hidden.selector} if hidden.anything else {}))
-        vectors = queries.detach().float().cpu().numpy()
-        rows = [index.search(q, k, params=parameters)[1] for index, q in zip(self._indexes, vectors, strict=True)]
-        return torch.from_numpy(np.stack(rows)).to(queries.device)
+        heads = zip(self._indexes, queries.numpy(), strict=True)
+        scores, rows = zip(*(index.search(q, k, params=parameters) for index, q in heads), strict=True)
+        return torch.from_numpy(np.stack(scores)), torch.from_numpy(np.stack(rows))
 
 
 class FlatIndex(_FaissIndex):
@@ -142,6 +148,9 @@ class IVFIndex(_FaissIndex):
 
     Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it
     changes no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
+
+    What is added to a finished index stands behind it and is searched exactly, until there are TAIL_ROWS of it: to find
+    the cells of a document's keys takes longer than to search them a few times.
     """
 
     def __init__(self, keys: Tensor, nlist: int, nprobe: int, *, rows: int | None = None, bits: int = 16) -> None:
@@ -152,6 +161,7 @@ class IVFIndex(_FaissIndex):
             sample = sample.new_zeros(keys.shape[0], 1, keys.shape[2])
         self.nprobe, self._trained_for = nprobe, keys.shape[1] if rows is None else rows
         self._centre = sample.mean(dim=1, keepdim=True).cpu().numpy()
+        self._tail = np.empty((keys.shape[0], 0, keys.shape[2]), np.float32)
         self._indexes = []
         codec = {8: faiss.ScalarQuantizer.QT_8bit, 16: faiss.ScalarQuantizer.QT_fp16}[bits]
         for head in self._vectors(sample):
@@ -168,8 +178,35 @@ class IVFIndex(_FaissIndex):
         for index in self._indexes:
             index.parallel_mode = 1
 
+    def __len__(self) -> int:
+        return super().__len__() + self._tail.shape[1]
+
+    def add(self, keys: Tensor) -> None:
+        self._tail = np.concatenate((self._tail, self._vectors(keys)), axis=1)
+        if self._tail.shape[1] >= TAIL_ROWS or super().__len__() < self._trained_for:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what stands behind the inverted file into it."""
+        for index, head in zip(self._indexes, self._tail, strict=True):
+            index.add(head)
+        self._tail = self._tail[:, :0].copy()
+
+    def _found(self, queries: Tensor, k: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
+        scores, rows = super()._found(queries, k, hidden)
+        if not self._tail.shape[1]:
+            return scores, rows
+        first = super().__len__()
+        behind = queries @ torch.from_numpy(self._tail).transpose(1, 2)
+        behind.masked_fill_(hidden.mask[first:].cpu(), float("-inf"))
+        every = torch.cat((scores.masked_fill(rows < 0, float("-inf")), behind), dim=-1)
+        rows = torch.cat((rows, torch.arange(first, len(self)).expand_as(behind)), dim=-1)
+        best, order = every.topk(k, dim=-1)
+        return best, rows.gather(-1, order).masked_fill(best == float("-inf"), -1)
+
     def save(self, folder: Path, name: str) -> None:
         """Write one file per key/value head, and one for the rest."""
+        self._settle()
         for head, index in enumerate(self._indexes):
             faiss.write_index(index, str(folder / f"{name}.head{head}.faiss"))
         np.savez(folder / f"{name}.npz", centre=self._centre, nprobe=self.nprobe, trained_for=self._trained_for)
@@ -185,6 +222,7 @@ class IVFIndex(_FaissIndex):
         except (EOFError, KeyError, BadZipFile) as error:
             raise ValueError(f"{name}.npz is damaged: {error}") from error
         self._indexes = [faiss.read_index(str(folder / f"{name}.head{head}.faiss")) for head in range(kv_heads)]
+        self._tail = np.empty((kv_heads, 0, self._centre.shape[2]), np.float32)
         self._spread()
         return self
 
