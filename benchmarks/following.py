@@ -121,7 +121,7 @@ def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
                 bank.build()
                 answers.put(done)
 
-            watch(store, lambda: model, stop, synced, index=lambda *_: None, batch_tokens=1024)
+            watch(store, lambda: model, stop, synced, index=False, batch_tokens=1024)
 
     thread = threading.Thread(target=follow_tree)
     thread.start()
@@ -183,7 +183,7 @@ def branches(root: Path, pretrained: Pretrained) -> dict[str, object]:
     there = switch("other")
     start = time.perf_counter()
     with Store(root) as store:
-        build_index(store, pretrained.model)
+        build_index(store)
     index_s = time.perf_counter() - start
     back, again = switch("main"), switch("other")
     switch("main")

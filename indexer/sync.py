@@ -109,7 +109,7 @@ def sync(
             store.set("scanner", SCANNER)
         if index and drifted(store):
             report(Progress(done, total, run.tokens, "building the index"))
-            build_index(store, run.model)
+            build_index(store)
         keep_below(store)
         seconds = time.perf_counter() - start - run.loading
         records = store.documents()
@@ -179,11 +179,11 @@ class _Run:
             store.set_documents(records, refused)
 
 
-def build_index(store: Store, model: MemorizingModel) -> None:
+def build_index(store: Store) -> None:
     """Bring the kept indexes up to date with the store. Raises CodememError where they cannot be written."""
-    from codemem.memory.snapshot import open_bank, save_snapshot
+    from codemem.memory.snapshot import empty_bank, open_bank, save_snapshot
 
-    save_snapshot(store, open_bank(store, model.new_bank()))
+    save_snapshot(store, open_bank(store, empty_bank(store)))
 
 
 def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:

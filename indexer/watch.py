@@ -6,9 +6,14 @@ doubled event does no harm, ignore files are read again every time, and a branch
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +47,8 @@ POLLING, RETRY = 2.0, 0.5
 _CHANGES = (EVENT_TYPE_CLOSED, EVENT_TYPE_CREATED, EVENT_TYPE_DELETED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED)
 # What git writes when the rules or the working tree may have changed.
 _GIT_FILES = ("HEAD", "index", "info/exclude")
+# watchdog warns where it watches a new folder twice; nothing is lost by that, and people should not read it.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module="watchdog")
 
 
 class Bursts(FileSystemEventHandler):
@@ -103,19 +110,20 @@ def watch(
     stop: threading.Event,
     synced: Callable[[Synced], None],
     report: Callable[[Progress], None] = lambda _: None,
-    index: Callable[[Store, MemorizingModel], None] = build_index,
+    *,
+    index: bool = True,
     **encoding: Any,
 ) -> None:
     """Sync now, and after every burst of changes until `stop` is set; `synced` gets what each sync that changed
     something did, and the first one in any case.
 
-    load: gives the model, which is kept; index: brings the kept indexes up to date where that is due, in a thread of
-    its own, since it takes a minute for a million entries and no edit should wait for it; encoding: as for `sync`. A
-    store that another process writes to is waited for. Raises CodememError as `sync` does, and where another process
-    watches.
+    load: gives the model, which is kept; index: whether the kept indexes are brought up to date where that is due, in
+    a process of its own, since it takes minutes for a million entries and no edit should wait for it; encoding: as for
+    `sync`. A store that another process writes to is waited for. Raises CodememError as `sync` does, and where another
+    process watches.
     """
     with store.watching():
-        bursts, model, indexing = Bursts(store.root), _once(load), _Indexing(store.root, index)
+        bursts, model, indexing = Bursts(store.root), _once(load), _Indexing(store.root)
         try:
             first = True
             while True:
@@ -123,40 +131,48 @@ def watch(
                 if done and (first or done.encoded or done.dropped or done.restored):
                     synced(done)
                 first = False
-                if drifted(store):
-                    indexing.begin(model())
+                if index and drifted(store):
+                    indexing.begin()
                 if not bursts.wait(stop):
                     return
         finally:
             bursts.close()
+            indexing.end()
 
 
 class _Indexing:
-    """Brings the kept indexes up to date beside everything else; what is left of it when the process ends is deleted
-    by the next one."""
+    """Brings the kept indexes up to date in a process of its own, which ends with this one; what it leaves then is
+    deleted by the next."""
 
-    def __init__(self, root: Path, index: Callable[[Store, MemorizingModel], None]) -> None:
-        self._root, self._index = root, index
-        self._thread: threading.Thread | None = None
-        self._failure: CodememError | None = None
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._process: BaseProcess | None = None
 
-    def begin(self, model: MemorizingModel) -> None:
-        """Begin, if it is not going on. Raises what went wrong the last time."""
-        if self._thread is not None and self._thread.is_alive():
-            return
-        if self._failure is not None:
-            raise self._failure
-        self._thread = threading.Thread(target=self._run, args=(model,), name="codemem index", daemon=True)
-        self._thread.start()
+    def begin(self) -> None:
+        """Begin, if it is not going on. Raises CodememError if it went wrong the last time."""
+        if self._process is not None:
+            if self._process.is_alive():
+                return
+            if self._process.exitcode:
+                raise CodememError(f"the index of {self._root} cannot be made", f"codemem sync {self._root}")
+        self._process = get_context("spawn").Process(target=_build_index, args=(self._root,), daemon=True)
+        self._process.start()
 
-    def _run(self, model: MemorizingModel) -> None:
-        from codemem.memory.store import Store
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
 
-        try:
-            with Store(self._root) as store:
-                self._index(store, model)
-        except CodememError as error:
-            self._failure = error
+
+def _build_index(root: Path) -> None:
+    from codemem.memory.store import Store
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watcher, which ends this process
+    try:
+        with Store(root) as store:
+            build_index(store)
+    except CodememError:
+        sys.exit(1)
 
 
 def _sync(

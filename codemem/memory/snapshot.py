@@ -25,6 +25,19 @@ _ROOM = 65_536
 _PATIENCE = 60
 
 
+def empty_bank(store: Store) -> Bank:
+    """An empty bank on the CPU for what the store holds, as its entries say. Raises CodememError for a missing or
+    damaged blob."""
+    records = store.documents()
+    if not records:
+        return Bank({})
+    entries = store.read(records[0].blob)
+    shapes = {layer: (tensor.shape[1], tensor.shape[3]) for layer, tensor in entries.layers.items()}
+    dtypes = {tensor.dtype for tensor in entries.layers.values()}
+    size = 0 if entries.states is None else entries.states.codes.shape[1]
+    return Bank(shapes, dtypes.pop(), state_size=size)
+
+
 def open_bank(store: Store, bank: Bank) -> Bank:
     """Fill an empty bank with the documents that are alive in the store, and return it. Raises CodememError for a
     missing or damaged blob."""
