@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-DEMO_CURSOR ?= cli/complete.py:142:28
+DEMO_CURSOR ?= cli/complete.py:176:28
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt

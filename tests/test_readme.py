@@ -31,6 +31,14 @@ def test_what_the_library_example_imports_is_public():
     assert set(names.split(", ")) <= set(codemem.__all__)
 
 
+def test_the_demo_stands_where_the_readme_says():
+    (cursor,) = re.findall(r"^DEMO_CURSOR \?= (\S+)$", (README.parent / "Makefile").read_text(), re.MULTILINE)
+    file, line, column = cursor.split(":")
+    before = (README.parent / file).read_text().splitlines()[int(line) - 1][: int(column) - 1]
+    assert before.endswith("raise CodememError(")
+    assert f"codemem complete {cursor} --explain" in README.read_text()
+
+
 @pytest.mark.weights
 def test_the_library_example_runs_as_it_stands():
     result = subprocess.run([sys.executable, "-c", library_example()], capture_output=True, text=True, timeout=300)
