@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from json_docs import answer_of
@@ -104,12 +106,12 @@ def test_one_path_is_judged_as_the_walk_judges_it(tmp_path):
     assert verdict(tmp_path, "a.json", 40_000) is SkipReason.DATA
 
 
-def test_a_buffer_of_another_model_is_a_text_like_any(banks, tmp_path):
-    """What the bank has without windows, as `remember` adds it, is encoded again."""
-    banks.model.remember("height = 4\n", "c.py")
-    assert remembered(banks, tmp_path, "height = 4\n", path="c.py") <= 1
+def test_a_text_whose_windows_are_not_known_is_encoded_again(banks, tmp_path):
     (entries,) = banks.model.encode([Text("c.py", "height = 4\n")])
+    banks.bank.add("c.py", replace(entries, windows=()))
+    assert remembered(banks, tmp_path, "height = 4\n", path="c.py") == 1
     assert torch.equal(banks.entries("c.py").tokens, entries.tokens)
+    assert remembered(banks, tmp_path, "height = 4\n", path="c.py") == 0, "now they are known"
 
 
 def test_a_changed_file_is_read_above_the_window_as_it_is_now(codemem, indexed):

@@ -45,18 +45,18 @@ def held():
         assert not find_damage(store)
         return [record.content_hash for record in store.documents()], open_bank(store, MODEL.new_bank())
 
-def edit(mark):
+def begin(size):
+    mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
     for number in range(6):
+        (root / f"f{number}.py").write_text(f"def f{number}():\\n    return {number}\\n" * 6)
+    first, (before, _) = sync(), held()
+    for number in range(6):  # and now memory has something to do
         with open(root / f"f{number}.py", "r+") as file:
-            file.write(f"def {mark}{number}")
+            file.write(f"def g{number}")
+    return first, before
 """
 FULL = """
-mount("-t", "tmpfs", "-o", "size=1m", "tmpfs")
-for number in range(6):
-    (root / f"f{number}.py").write_text(f"def f{number}():\\n    return {number}\\n" * 6)
-first = sync()
-before, _ = held()
-edit("g")
+first, before = begin("1m")
 fill()
 full = sync()
 (root / "filler.bin").unlink()
@@ -85,12 +85,7 @@ held()
 print(json.dumps({"full": full, "left": left, "again": sync()}))
 """
 READ_ONLY = """
-mount("-t", "tmpfs", "-o", "size=8m", "tmpfs")
-for number in range(6):
-    (root / f"f{number}.py").write_text(f"def f{number}():\\n    return {number}\\n" * 6)
-first = sync()
-before, _ = held()
-edit("g")
+first, before = begin("8m")
 mount("-o", "remount,ro")
 read_only = sync()
 mount("-o", "remount,rw")
