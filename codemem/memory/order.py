@@ -40,9 +40,14 @@ def living(order: Order, blobs: Mapping[str, str]) -> list[bool]:
     return [left.get(path) == blob and bool(left.pop(path)) for path, blob, _ in order]
 
 
+def dead_rows(order: Order, alive: list[bool]) -> int:
+    """Rows of an order that are of no living document."""
+    return sum(count for (_, _, count), lives in zip(order, alive, strict=True) if not lives)
+
+
 def mostly_dead(order: Order, alive: list[bool], total: int) -> bool:
     """Whether so much of an order is dead that a bank of `total` entries should not begin with it."""
-    dead = sum(count for (_, _, count), lives in zip(order, alive, strict=True) if not lives)
+    dead = dead_rows(order, alive)
     return dead > COMPACT_ABOVE * (dead + total)
 
 
@@ -54,7 +59,7 @@ def drifted(manifest: Manifest) -> bool:
     if total <= EXACT_ENTRIES:
         return folder is not None
     alive = living(order, {record.path: record.blob for record in records})
-    held = sum(count for (_, _, count), lives in zip(order, alive, strict=True) if lives)
+    held = sum(count for _, _, count in order) - dead_rows(order, alive)
     return total - held > DRIFT * total or mostly_dead(order, alive, total)
 
 

@@ -16,7 +16,7 @@ from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.integrity import write_sums
 from codemem.memory.knn import IVFIndex
-from codemem.memory.order import forget_snapshots, keep_snapshot, living, mostly_dead, snapshot_order
+from codemem.memory.order import dead_rows, forget_snapshots, keep_snapshot, living, mostly_dead, snapshot_order
 from codemem.memory.store import Store
 
 # Rows that a bank has room for beyond a quarter more than it holds, so that edits that follow seldom copy it.
@@ -47,7 +47,7 @@ def open_bank(store: Store, bank: Bank) -> Bank:
     alive = living(order, {path: record.blob for path, record in records.items()})
     if mostly_dead(order, alive, total):
         folder, order, alive = None, [], []
-    rows = sum(count for _, _, count in order) + total
+    rows = total + dead_rows(order, alive)
     bank.reserve(rows * 5 // 4 + _ROOM)
     capacity, bank.capacity = bank.capacity, None  # what is too much goes at once, not with every document
     for (path, blob, count), lives in zip(order, alive, strict=True):
