@@ -21,7 +21,7 @@ from codemem.models.encode import Window, plan
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
 from codemem.texts import grouped
-from indexer.documents import Document, outlined, read_document
+from indexer.documents import Document, parsed, read_document
 from indexer.packages import package
 from indexer.sync import Progress, sync
 from indexer.walk import walk
@@ -49,7 +49,7 @@ def main() -> None:
         start = time.perf_counter()
         files = next(groups, [])
         read = [document for document in map(read_document, files) if isinstance(document, Document)]
-        batches = plan(model.tokenizer, [outlined(d.path, d.text, d.language) for d in read])
+        batches = plan(model.tokenizer, [parsed(d.path, d.text, d.language) for d in read])
         begin = time.perf_counter()
         for batch in batches:
             forward(model, batch)

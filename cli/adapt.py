@@ -140,12 +140,12 @@ def _repositories(specs: list[str], budget: Budget, seed: int) -> list[Repositor
 
 def _sample(documents: list[Document], wanted: int, seed: str) -> tuple[Any, ...]:
     from codemem.training.corpus import neighbourhood, suitable
-    from indexer.documents import outlined
+    from indexer.documents import parsed
 
     candidates = sorted((d for d in documents if suitable(d.size)), key=lambda d: d.path)
     chosen = neighbourhood([d.size for d in candidates], int(_SPARE * wanted), seed)
     taken = (candidates[place] for place in chosen)
-    return tuple(outlined(d.path, d.text, d.language) for d in taken)
+    return tuple(parsed(d.path, d.text, d.language) for d in taken)
 
 
 def _show(adapter: Adapter, found: dict[str, Any]) -> None:

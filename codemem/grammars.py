@@ -222,25 +222,3 @@ WRAPPERS = frozenset(
         "type_declaration",
     }
 )
-
-# Nodes other than comments that stand before the definition they belong to.
-LEADS = frozenset({"attribute_item", "decorator"})
-
-# Nodes that hold all of a file where its grammar defines nothing.
-CONTAINERS = frozenset({"document", "block_node", "block_mapping", "block_sequence", "body", "object"})
-
-# Definitions whose members are top-level in their turn, by language: a file is often one of them.
-_TYPES = {"class_declaration", "interface_declaration", "record_declaration", "struct_declaration"}
-OPEN: dict[str, frozenset[str]] = {
-    "typescript": frozenset({"internal_module", "module"}),
-    "tsx": frozenset({"internal_module", "module"}),
-    "rust": frozenset({"mod_item"}),
-    "java": frozenset(_TYPES),
-    "csharp": frozenset({"namespace_declaration", *_TYPES}),
-    "cpp": frozenset({"namespace_definition"}),
-    "cuda": frozenset({"namespace_definition"}),
-    "php": frozenset({"namespace_definition"}),
-    "ruby": frozenset({"module"}),
-    "elixir": frozenset({"call"}),
-    "julia": frozenset({"module_definition"}),
-}

@@ -1,4 +1,4 @@
-"""What tree-sitter knows of a file: language, starts of top-level definitions, the symbol around a line.
+"""What tree-sitter knows of a file: language, definitions, the symbol around a line.
 
 Lines are 1-based and end at "\\n" alone, as tree-sitter counts them.
 """
@@ -16,13 +16,10 @@ import tree_sitter_language_pack
 from tree_sitter import Language, Node, Parser, Query, QueryCursor, Tree
 
 from codemem.grammars import (
-    CONTAINERS,
     DEFINITIONS,
     EXTENSIONS,
     FILE_NAMES,
     INTERPRETERS,
-    LEADS,
-    OPEN,
     WRAPPERS,
 )
 
@@ -54,24 +51,6 @@ class Symbol:
     end_line: int
 
 
-@dataclass(frozen=True)
-class Outline:
-    """Where a text can be cut and what it defines.
-
-    `boundaries`: ascending character offsets, each the start of a line, at which a top-level definition
-    starts with its decorators and the comments directly above it. Members of namespaces and modules count as
-    top-level, and so do members of classes in Java and C#, where a file is one class. Where a grammar defines
-    nothing (YAML, CSS, SQL) the largest parts of the file take their place. `symbols`: by first line, outer
-    before inner.
-    """
-
-    boundaries: tuple[int, ...]
-    symbols: tuple[Symbol, ...]
-
-
-EMPTY = Outline((), ())
-
-
 def language_of(path: str) -> str | None:
     """Name of the language of a file, by its name alone; None where the name says nothing."""
     name = PurePosixPath(path).name
@@ -92,30 +71,24 @@ def language_of_shebang(text: str) -> str | None:
     return INTERPRETERS.get(program.rstrip("0123456789."))
 
 
-def outline(text: str, language: str | None) -> Outline:
-    """Boundaries and symbols of `text`; of broken code what can be parsed, of an unknown language nothing.
+def symbols_of(text: str, language: str | None) -> tuple[Symbol, ...]:
+    """What `text` defines, by first line, outer before inner; of broken code what can be parsed, of an unknown language
+    nothing.
 
     Never raises. A text that takes longer than PARSE_SECONDS to parse, or has more than MAX_MARKS marks in a
-    row, has an empty outline.
+    row, has no symbols.
     """
     if language == "markdown":
         return _headings(text)
-    # A lone surrogate cannot be encoded; "?" keeps lines where they are, and offsets are counted in `text`.
+    # A lone surrogate cannot be encoded; "?" keeps lines where they are.
     data = text.encode("utf-8", "replace")
     parsed = _parsed(text, data, language)
-    if parsed is None:
-        return EMPTY
-    grammar, root = parsed
-    found = _read(grammar, root, text, data)
-    if found.symbols or language in DEFINITIONS:
-        return found
-    rows = [node.start_point.row for node in _top_nodes(root) if _starts_line(node, data)]
-    return Outline(_offsets(text, rows), ())
+    return _read(*parsed) if parsed else ()
 
 
 def spans(text: str, language: str | None, kind: re.Pattern[str]) -> list[tuple[int, int]]:
     """Character offsets (start, end) of the outermost nodes whose kind, a name of the grammar, matches as a whole;
-    ascending. Empty where `outline` would be, and for Markdown."""
+    ascending. Empty where `symbols_of` would be, and for Markdown."""
     data = text.encode("utf-8", "replace")
     parsed = _parsed(text, data, language) if language != "markdown" else None
     if parsed is None:
@@ -153,7 +126,6 @@ def enclosing_symbol(symbols: Iterable[Symbol], line: int) -> str | None:
 class _Grammar:
     language: Language
     query: Query
-    open: frozenset[str]
 
 
 @cache
@@ -167,8 +139,7 @@ def _grammar(name: str) -> _Grammar | None:
     rows = DEFINITIONS.get(name, tuple(kind for kind in kinds if _DEFINING_KIND.fullmatch(kind)))
     patterns = [row if row.startswith("(") else f"({row}) @definition" for row in rows]
     patterns += [f"({kind}) @wrapper" for kind in kinds if kind in WRAPPERS]
-    patterns += [f"({kind}) @lead" for kind in kinds if "comment" in kind or kind in LEADS]
-    return _Grammar(language, Query(language, "\n".join(patterns)), OPEN.get(name, frozenset()))
+    return _Grammar(language, Query(language, "\n".join(patterns)))
 
 
 def _kinds(language: Language) -> list[str]:
@@ -206,7 +177,7 @@ def _parse(language: Language, data: bytes) -> Tree | None:
         return None
 
 
-def _headings(text: str) -> Outline:
+def _headings(text: str) -> tuple[Symbol, ...]:
     """Markdown's ATX headings, each with all that is below it (CommonMark 0.31, 4.2 and 4.5).
 
     Without tree-sitter, whose Markdown scanner ends the process with a segmentation fault on some thousand
@@ -230,7 +201,7 @@ def _headings(text: str) -> Outline:
         above = [outer for outer in above if outer[0] < level] + [(level, title)]
         end = next((later - 1 for later, other, _ in found[place + 1 :] if other <= level), last_row)
         symbols.append(Symbol(".".join(name for _, name in above if name), row + 1, end + 1))
-    return Outline(_offsets(text, [row for row, _, _ in found]), tuple(symbol for symbol in symbols if symbol.name))
+    return tuple(symbol for symbol in symbols if symbol.name)
 
 
 @dataclass(frozen=True)
@@ -241,23 +212,17 @@ class _Around:
     first_row: int
     last_row: int
     name: str | None
-    open: bool  # definitions inside count as top-level
 
 
-def _read(grammar: _Grammar, root: Node, text: str, data: bytes) -> Outline:
+def _read(grammar: _Grammar, root: Node) -> tuple[Symbol, ...]:
     names: dict[Node, str | None] = {}  # of each definition; None where the name is the node's own
     wrappers: set[Node] = set()
-    leads: dict[int, int] = {}  # last row of a comment or attribute with its lines to itself -> first row
     for _, captures in QueryCursor(grammar.query).matches(root):
-        for node in captures.get("lead", ()):
-            if _starts_line(node, data):
-                leads[_last_row(node)] = node.start_point.row
         wrappers.update(captures.get("wrapper", ()))
         for node in captures.get("definition", ()):
             parts = [_clean(_text(part)) for part in captures.get("name", ())]
             names.setdefault(node, ".".join(parts) or None)
 
-    rows: list[int] = []
     symbols: list[Symbol] = []
     around: list[_Around] = []
     nodes = [*wrappers, *names]
@@ -267,35 +232,23 @@ def _read(grammar: _Grammar, root: Node, text: str, data: bytes) -> Outline:
             around.pop()
         first, last = node.start_point.row, _last_row(node)
         if node in wrappers:
-            around.append(_Around(node.end_byte, first, last, None, True))
+            around.append(_Around(node.end_byte, first, last, None))
             continue
         name = names[node] or _own_name(node)
         if not name:
             continue
-        whole = first  # of all that wraps the definition, a group of several included
         for outer in reversed(around):
             if outer.name is not None:
                 break
-            whole = outer.first_row
             if outer.last_row == last:
-                first = whole
+                first = outer.first_row
         owner = next((outer for outer in reversed(around) if outer.name is not None), None)
         if owner and owner.name == name and owner.first_row == first:
             continue  # `typedef struct node {...} node;` is one thing, not node.node
-        wrapped = bool(around) and around[-1].name is None
-        if all(outer.open for outer in around) and (wrapped or _starts_line(node, data)):
-            rows.append(_first_lead(whole, leads))
         qualified = f"{owner.name}.{name}" if owner else name
         symbols.append(Symbol(qualified, first + 1, last + 1))
-        around.append(_Around(node.end_byte, first, last, qualified, node.type in grammar.open))
-    return Outline(_offsets(text, rows), tuple(symbols))
-
-
-def _first_lead(row: int, leads: dict[int, int]) -> int:
-    """The first row of the comments and attributes that stand directly above `row`."""
-    while row - 1 in leads:
-        row = leads[row - 1]
-    return row
+        around.append(_Around(node.end_byte, first, last, qualified))
+    return tuple(symbols)
 
 
 def _own_name(node: Node) -> str:
@@ -336,22 +289,3 @@ def _last_row(node: Node) -> int:
     """The row of the last character: some nodes end with their newline, at column 0 of the next row."""
     end = node.end_point
     return end.row - 1 if end.column == 0 and end.row > node.start_point.row else end.row
-
-
-def _starts_line(node: Node, data: bytes) -> bool:
-    before = data[node.start_byte - node.start_point.column : node.start_byte].strip()
-    return before in (b"", b"pub")  # Zig's grammar keeps pub outside the declaration
-
-
-def _top_nodes(root: Node) -> list[Node]:
-    """The largest parts of a file whose grammar defines nothing: entries of a mapping, statements, rules."""
-    node = root
-    while node.named_child_count == 1 and node.named_children[0].type in CONTAINERS:
-        node = node.named_children[0]
-    return node.named_children
-
-
-def _offsets(text: str, rows: Iterable[int]) -> tuple[int, ...]:
-    """Character offsets of the starts of the given 0-based rows, ascending, each once."""
-    starts = [0, *(match.end() for match in re.finditer("\n", text))]
-    return tuple(starts[row] for row in sorted(set(rows)))

@@ -14,13 +14,13 @@ GROUP_BYTES = 32_768
 
 @dataclass(frozen=True)
 class Text:
-    """What is to be memorised: a document's path, its text, where its top-level definitions start (character offsets,
-    ascending) and its symbols."""
+    """What is to be memorised: a document's path, its text and its symbols; until: the character at which reading ends,
+    None to read it all."""
 
     path: str
     text: str
-    boundaries: tuple[int, ...] = ()
     symbols: tuple[Symbol, ...] = ()
+    until: int | None = None
 
 
 _Document = TypeVar("_Document")

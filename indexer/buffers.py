@@ -7,11 +7,11 @@ were.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codemem.texts import Text
-from indexer.documents import clean, outlined
+from indexer.documents import clean, parsed
 from indexer.walk import SkipReason, verdict
 
 if TYPE_CHECKING:
@@ -34,14 +34,12 @@ def remember_buffer(
     if isinstance(cleaned, SkipReason):
         return cleaned
     clear, language, _ = cleaned
-    shape = outlined(path, clear, language)
-    # Without white space at its end a text's tokens are those that the whole text begins with.
+    whole = parsed(path, clear, language)
     end = len(clear) if until is None else len(clear[:until].rstrip())
     if not end:
         banks.settle(path)
         return SkipReason.EMPTY
-    boundaries = tuple(boundary for boundary in shape.boundaries if boundary < end)
     before = banks.entries(path) if path in banks.documents else None
-    (entries,) = model.encode([Text(path, clear[:end], boundaries, shape.symbols)], before=[before], **encoding)
+    (entries,) = model.encode([replace(whole, until=end)], before=[before], **encoding)
     banks.write(path, entries)
     return None

@@ -9,7 +9,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from codemem.syntax import language_of, language_of_shebang, outline
+from codemem.syntax import language_of, language_of_shebang, symbols_of
 from codemem.texts import Text
 from indexer.secrets import masked
 from indexer.walk import SkipReason, SourceFile
@@ -89,10 +89,9 @@ def clean(path: str, text: str) -> tuple[str, str | None, int] | SkipReason:
     return text, language, secrets
 
 
-def outlined(path: str, text: str, language: str | None) -> Text:
+def parsed(path: str, text: str, language: str | None) -> Text:
     """A document with what its syntax tree says, as it is encoded."""
-    shape = outline(text, language)
-    return Text(path, text, shape.boundaries, shape.symbols)
+    return Text(path, text, symbols_of(text, language))
 
 
 def read_raw(file: SourceFile) -> tuple[bytes, int] | None:

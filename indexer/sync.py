@@ -17,7 +17,7 @@ from codemem.memory.manifest import Record
 from codemem.memory.order import drifted
 from codemem.texts import grouped
 from indexer.changes import compare, trusted_time
-from indexer.documents import Document, outlined, read_document
+from indexer.documents import Document, parsed, read_document
 from indexer.secrets import SCANNER
 from indexer.walk import SkipReason, SourceFile
 
@@ -162,7 +162,7 @@ class _Run:
         if fresh:
             earlier = {record.path: record.blob for record in store.documents()}
             before = [store.read(earlier[d.path]) if store.has(earlier.get(d.path, "")) else None for d in fresh]
-            texts = [outlined(d.path, d.text, d.language) for d in fresh]
+            texts = [parsed(d.path, d.text, d.language) for d in fresh]
             for document, entries in zip(fresh, self.model.encode(texts, before=before, **self._encoding), strict=True):
                 store.write(blobs[document.path], entries)
                 self.tokens += len(entries)

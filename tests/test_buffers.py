@@ -14,7 +14,7 @@ from codemem.models.encode import EncodingWindow
 from codemem.models.memorizing import MemorizingModel
 from codemem.texts import Text
 from indexer.buffers import remember_buffer
-from indexer.documents import outlined
+from indexer.documents import parsed
 from indexer.walk import SkipReason, verdict, walk
 
 WINDOW = EncodingWindow(size=160, overlap=24)
@@ -26,7 +26,7 @@ TEXT = "".join(LINES)
 def banks():
     model = MemorizingModel(tiny_model(), tiny_tokenizer())
     model.remember("width = 3\n", "other.py")
-    (entries,) = model.encode([outlined("a.py", TEXT, "python")], window=WINDOW)
+    (entries,) = model.encode([parsed("a.py", TEXT, "python")], window=WINDOW)
     model.bank.add("a.py", entries)
     banks = Banks(model.bank)
     model.bank = banks
@@ -56,16 +56,16 @@ def test_an_edit_is_read_as_if_all_had_been_encoded(banks, tmp_path):
     edited = TEXT.replace("return 121\n", "return 121\n\n\nclass C:\n    pass\n")
     remembered(banks, tmp_path, edited)
     mine = banks.entries("a.py")
-    (fresh,) = banks.model.encode([outlined("a.py", edited, "python")], window=WINDOW)
+    (fresh,) = banks.model.encode([parsed("a.py", edited, "python")], window=WINDOW)
     assert torch.equal(mine.tokens, fresh.tokens) and torch.equal(mine.lines, fresh.lines)
     assert mine.windows == fresh.windows and mine.symbols == fresh.symbols
     torch.testing.assert_close(mine.layers, fresh.layers, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("lines", [1, 7, 30, 79])
-def test_up_to_where_nothing_changed_nothing_is_encoded(banks, tmp_path, lines):
-    above = "".join(TEXT.splitlines(keepends=True)[:lines])
-    assert remembered(banks, tmp_path, above + "x = (\n", until=len(above)) == 0
+@pytest.mark.parametrize("lines", [1, 7, 30, 60])
+def test_far_above_what_changed_nothing_is_encoded(banks, tmp_path, lines):
+    until = len("".join(TEXT.splitlines(keepends=True)[:lines]))
+    assert remembered(banks, tmp_path, TEXT + "x = (\n", until=until) == 0
     assert banks.last_line("a.py") == lines
 
 

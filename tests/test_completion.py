@@ -19,8 +19,10 @@ from codemem.completion.decode import decode
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
+from codemem.completion.scripted import ScriptedDecoder
 from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
 from codemem.completion.vocabulary import Vocabulary
+from codemem.models.decoder import TransformersDecoder
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 
@@ -54,16 +56,9 @@ def engine():
 
 def scripted(engine: Engine, asked: Request, answer: str | bytes, end: bool = True):
     """Make the model generate `answer` for this request, then end of text if `end`."""
-    before = asked.text[: asked.offset]
-    data = answer.encode() if isinstance(answer, str) else answer
-    healed = tokenize(TOKENIZER, before)[0][-1:]
-    script = iter([*healed, *data, *([TOKENIZER.eos_token_id] if end else [])])
-
-    def force(_module, _args, output):
-        output.logits[0, -1, next(script)] += 1e6
-        return output
-
-    engine.model.base.register_forward_hook(force)
+    data = asked.text[: asked.offset].encode() + (answer.encode() if isinstance(answer, str) else answer)
+    inner, ending = engine.model.decoder, TOKENIZER.eos_token_id if end else None
+    engine.model.decoder = lambda: ScriptedDecoder(inner(), VOCABULARY, [data], ending)
 
 
 # Vocabulary.
@@ -172,7 +167,7 @@ def test_generated_text_continues_the_text_before_the_cursor(engine, prefix):
     """Whatever the model would rather say: it first spells what was taken back."""
     asked = request(prefix + "|")
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
-    new, steps = [], decode(engine.model, engine.vocabulary, prompt)
+    new, steps = [], decode(engine.model, engine.model.decoder(), engine.vocabulary, prompt)
     for _ in range(12):
         new.append(next(steps).text)
     header = len(header_tokens(TOKENIZER, asked.path))
@@ -187,17 +182,17 @@ def test_generated_text_continues_the_text_before_the_cursor(engine, prefix):
 
 
 def test_healing_lets_the_model_take_a_longer_token(engine):
-    asked = request("x\nde|")
-    script = iter([TOKENIZER.convert_tokens_to_ids("def"), ord(" "), ord("f")])
+    asked, longer = request("x\nde|"), TOKENIZER.convert_tokens_to_ids("def")
 
-    def force(_module, _args, output):
-        output.logits[0, -1, next(script)] += 1e6
-        return output
+    class Longer(TransformersDecoder):
+        def read(self, ids, last=1):
+            logits = super().read(ids, last).clone()
+            logits[-1, longer] += 1e6
+            return logits
 
-    engine.model.base.register_forward_hook(force)
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
-    steps = decode(engine.model, engine.vocabulary, prompt)
-    assert [next(steps).text for _ in range(3)] == [b"f", b" ", b"f"]
+    steps = decode(engine.model, Longer(engine.model), engine.vocabulary, prompt)
+    assert [next(steps).text for _ in range(2)] == [b"f", b"def"]
 
 
 # Where a completion ends: `|` is the cursor.
@@ -292,7 +287,7 @@ def test_end_of_block(indent, text):
 
 def generated(engine: Engine, asked: Request, count: int = 20, **how) -> bytes:
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
-    return b"".join(step.text for step in islice(decode(engine.model, engine.vocabulary, prompt, **how), count))
+    return b"".join(step.text for step in islice(decode(engine.model, engine.model.decoder(), engine.vocabulary, prompt, **how), count))
 
 
 def test_greedy_decoding_is_the_argmax_and_the_same_every_time(engine):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
+from random import Random
 
 import pytest
 import torch
@@ -15,7 +17,6 @@ from codemem.memory.entries import Entries
 from codemem.memory.states import turn
 from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize
 from codemem.models.probe import find_sites
-from codemem.syntax import outline
 from codemem.texts import Text
 
 MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()
@@ -28,10 +29,6 @@ def encoded(*texts: Text, window: EncodingWindow = SMALL, batch_tokens: int = 40
     return encode(MODEL, TOKENIZER, SITES, texts, window=window, batch_tokens=batch_tokens)
 
 
-def text_of(path: str, text: str) -> Text:
-    return Text(path, text, outline(text, "python").boundaries)
-
-
 texts = st.text(alphabet=st.sampled_from("abdef (:)\n\n\t.é漢😀\r\u2028\u00a0"), max_size=300)
 
 
@@ -40,14 +37,10 @@ texts = st.text(alphabet=st.sampled_from("abdef (:)\n\n\t.é漢😀\r\u2028\u00a
     texts=st.lists(texts, min_size=1, max_size=3),
     size=st.integers(1, 80),
     overlap=st.integers(0, 60),
-    boundaries=st.lists(st.integers(0, 299), max_size=6),
     batch_tokens=st.integers(1, 400),
 )
-def test_every_token_is_stored_exactly_once_whatever_the_windows(texts, size, overlap, boundaries, batch_tokens):
-    documents = [
-        Text(f"{number}.py", text, tuple(sorted({b for b in boundaries if b < len(text)})))
-        for number, text in enumerate(texts)
-    ]
+def test_every_token_is_stored_exactly_once_whatever_the_windows(texts, size, overlap, batch_tokens):
+    documents = [Text(f"{number}.py", text) for number, text in enumerate(texts)]
     stored = [[] for _ in documents]
     for batch in plan(TOKENIZER, documents, EncodingWindow(size, overlap), batch_tokens):
         assert len(batch) == 1 or max(len(window.ids) for window in batch) * len(batch) <= batch_tokens
@@ -64,7 +57,7 @@ def test_every_token_is_stored_exactly_once_whatever_the_windows(texts, size, ov
 
 
 def test_every_window_starts_with_the_path_then_what_was_stored_before():
-    document = text_of("a/b.py", CODE)
+    document = Text("a/b.py", CODE)
     ids, header = tokenize(TOKENIZER, CODE)[0], header_tokens(TOKENIZER, "a/b.py")
     windows = [window for batch in plan(TOKENIZER, [document], SMALL) for window in batch]
     assert len(windows) > 5
@@ -82,19 +75,45 @@ def test_the_path_is_a_comment_of_its_language():
     assert TOKENIZER.decode(header_tokens(TOKENIZER, "Makefile")) == "# Makefile\n"
 
 
-def test_a_window_ends_where_a_definition_starts_else_where_a_line_does():
+def cuts(text: str, window: EncodingWindow) -> list[int]:
+    """The characters at which windows after the first begin."""
+    starts = tokenize(TOKENIZER, text)[1]
+    return sorted(int(starts[w.start]) for batch in plan(TOKENIZER, [Text("f.py", text)], window) for w in batch)[1:]
+
+
+def test_a_window_ends_where_a_line_does():
     window = EncodingWindow(size=180, overlap=16)
+    found = cuts(CODE, window)
+    assert len(found) >= 3 and all("\n" in CODE[cut - 1 : cut + 1] for cut in found)
+    assert len(cuts("x" * 500, window)) >= 3, "a line longer than a window is cut anywhere"
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), line=st.integers(0, 399), count=st.integers(1, 4))
+def test_an_edit_moves_the_windows_around_it_and_no_others(seed, line, count):
+    random = Random(seed)
+    lines = [f"x{random.randrange(10**4)} = {random.randrange(10**4)}\n" for _ in range(400)]
+    window = EncodingWindow(size=150, overlap=20)
+    edited = [*lines[:line], *(f"new{n}\n" for n in range(count)), *lines[line:]]
+    added = len("".join(edited)) - len("".join(lines))
+    before, after = cuts("".join(lines), window), cuts("".join(edited), window)
+    assert len(before) > 40
+    same = list(takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    behind = [(one + added, other) for one, other in zip(reversed(before), reversed(after), strict=False)]
+    same += takewhile(lambda pair: pair[0] == pair[1], behind)
+    assert len(before) - len(same) <= 4
+
+
+def test_a_text_that_is_read_in_part_has_the_windows_of_the_whole():
+    (whole,) = encoded(Text("a.py", CODE))
     starts = tokenize(TOKENIZER, CODE)[1]
-
-    def cuts(document: Text) -> list[int]:
-        return sorted(int(starts[w.start]) for batch in plan(TOKENIZER, [document], window) for w in batch)[1:]
-
-    outlined = text_of("f.py", CODE)
-    assert len(outlined.boundaries) == 12
-    assert cuts(outlined) and set(cuts(outlined)) <= set(outlined.boundaries)
-    plain = cuts(Text("f.py", CODE))
-    assert plain and all("\n" in CODE[cut - 1 : cut + 1] for cut in plain)
-    assert len(cuts(Text("f.py", "x" * 500))) >= 3, "a line longer than a window is cut anywhere"
+    for until in (0, 1, 100, 101, 333, len(CODE)):
+        (part,) = encoded(Text("a.py", CODE, until=until))
+        count = int((starts < until).sum())
+        assert part.tokens.tolist() == whole.tokens[:count].tolist()
+        assert part.windows == tuple(start for start in whole.windows if start < count)
+        for layer in SITES:
+            torch.testing.assert_close(part.layers[layer], whole.layers[layer][:count], rtol=1e-4, atol=1e-4)
 
 
 def test_attention_sinks_are_never_stored():
@@ -110,7 +129,7 @@ def test_attention_sinks_are_never_stored():
 
 
 def test_shapes_and_types_are_those_of_the_model():
-    (entries,) = encoded(text_of("a.py", CODE))
+    (entries,) = encoded(Text("a.py", CODE))
     n = len(tokenize(TOKENIZER, CODE)[0])
     assert {layer: tuple(tensor.shape) for layer, tensor in entries.layers.items()} == {
         layer: (n, site.kv_heads, 2, site.d) for layer, site in SITES.items()
@@ -137,7 +156,7 @@ def test_what_is_stored_is_what_one_pass_over_the_document_computes():
         MODEL(input_ids=torch.tensor([header + tokenize(TOKENIZER, CODE)[0]]))
     for hook in hooks:
         hook.remove()
-    (entries,) = encoded(text_of("a.py", CODE), window=EncodingWindow(4096, 256))
+    (entries,) = encoded(Text("a.py", CODE), window=EncodingWindow(4096, 256))
     for layer, site in SITES.items():
         for which in (0, 1):
             expected = seen[layer, which][0, len(header) :].view(-1, site.kv_heads, site.d)
@@ -146,7 +165,7 @@ def test_what_is_stored_is_what_one_pass_over_the_document_computes():
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 200, 4096])
 def test_neither_batches_nor_neighbours_change_what_is_stored(batch_tokens):
-    documents = [text_of("a.py", CODE), text_of("b.py", CODE[:90]), text_of("c.py", "x = 1\n"), Text("d.py", "")]
+    documents = [Text("a.py", CODE), Text("b.py", CODE[:90]), Text("c.py", "x = 1\n"), Text("d.py", "")]
     alone = [encoded(document)[0] for document in documents]
     together = encoded(*documents, batch_tokens=batch_tokens)
     for one, other in zip(alone, together, strict=True):
@@ -156,7 +175,7 @@ def test_neither_batches_nor_neighbours_change_what_is_stored(batch_tokens):
 
 
 def test_path_and_text_before_change_what_is_stored():
-    (one,), (other,) = encoded(text_of("a.py", CODE)), encoded(text_of("b.py", CODE))
+    (one,), (other,) = encoded(Text("a.py", CODE)), encoded(Text("b.py", CODE))
     assert not torch.allclose(one.layers[2], other.layers[2], atol=1e-3)
 
 
@@ -167,7 +186,7 @@ def test_final_hidden_states_are_what_the_output_layer_gets():
     with torch.no_grad():
         MODEL(input_ids=torch.tensor([header + ids]))
     hook.remove()
-    states = encoded(text_of("a.py", CODE[:40]))[0].states
+    states = encoded(Text("a.py", CODE[:40]))[0].states
     expected = turn(seen[0][0, len(header) :])
     step = states.scales.unsqueeze(-1)
     assert len(states) == len(ids)
@@ -216,7 +235,7 @@ BLOCKS = [f"def f{n}():\n" + "".join(f"    x = {n * i * 7 % 31}\n" for i in rang
 def versioned(blocks: list[str], before: Entries | None = None) -> tuple[Entries, int]:
     """The entries of a module, and how many windows were computed for them."""
     computed = []
-    text = text_of("some/longer/path.py", "".join(blocks))
+    text = Text("some/longer/path.py", "".join(blocks))
     (entries,) = encode(
         MODEL,
         TOKENIZER,

@@ -50,7 +50,7 @@ def decoded(completion: LineCompletion, arm: Arm, text: str, offset: int) -> str
     """The line that the decode loop writes."""
     prompt = build_prompt(Request("pkg/a.py", text, offset, context=CONTEXT), TOKENIZER, completion.vocabulary)
     with completion.model.reads(attention=arm.attention, tokens=arm.tokens):
-        steps = decode(completion.model, completion.vocabulary, prompt)
+        steps = decode(completion.model, completion.model.decoder(), completion.vocabulary, prompt)
         return b"".join(s.text for s in islice(steps, MOST_TOKENS)).decode(errors="ignore").split("\n")[0]
 
 

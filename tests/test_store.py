@@ -138,7 +138,7 @@ def test_git_and_backups_leave_it_alone(store, tmp_path):
         ({"layers": (1, 2)}, r"layers \(1,\), not \(1, 2\)"),
         ({"dtype": "bfloat16"}, "dtype float32, not bfloat16"),
         ({"window": 512}, "window 1024, not 512"),
-        ({"format": 4}, "format 3, not 4"),
+        ({"format": 3}, "format 4, not 3"),
     ],
 )
 def test_entries_of_another_fingerprint_are_refused(store, changed, words):

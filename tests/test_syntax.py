@@ -10,22 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codemem import grammars
-from codemem.syntax import Symbol, enclosing_symbol, language_of, language_of_shebang, outline, spans
+from codemem.syntax import Symbol, enclosing_symbol, language_of, language_of_shebang, spans, symbols_of
 
-# In these sources a line that ends with `<-` (in a comment) starts a boundary; `= name` at the end of a line
-# says which symbol is innermost there.
+# In these sources `= name` at the end of a line (in a comment) says which symbol is innermost there.
 SOURCES = {
     "python": '''
 import os
 
-# Says hello.  #<-
+# Says hello.
 @cache
 def hello(name):  #= hello
     return name  #= hello
 
 LIMIT = 3  #= None
 
-class Session:  #<-
+class Session:
     """A session."""  #= Session
     def send(self):  #= Session.send
         def inner():  #= Session.send.inner
@@ -37,28 +36,28 @@ class Session:  #<-
         return True  #= Session.closed
 
 if os.name == "nt":
-    async def wait():  #<-
+    async def wait():
         pass  #= wait
 ''',
     "typescript": """
 import { x } from "y";
 
-// Adds.  //<-
+// Adds.
 export function add(a: number): number {
   return a;  //= add
 }
 
-export const twice = (f: () => void) => {  //<-
+export const twice = (f: () => void) => {
   f();  //= twice
 };
 
-export default memo(() => {  //<-
+export default memo(() => {
   function once() {
     go();  //= once
   }
 });
 
-@Component({ selector: "app" })  //<-
+@Component({ selector: "app" })
 export class App<T> extends Base {
   private run(): void {
     go();  //= App.run
@@ -68,31 +67,31 @@ export class App<T> extends Base {
   };
 }
 
-interface Shape {  //<-
+interface Shape {
   area(): number;  //= Shape
 }
 
-namespace Inner {  //<-
-  export function deep() {  //<-
+namespace Inner {
+  export function deep() {
     return 1;  //= Inner.deep
   }
 }
 
-type Name = string;  //<-
-enum Color { Red }  //<-
+type Name = string
+enum Color { Red }
 """,
     "javascript": """
 const { x } = require("y");
 
-function* walk() {  //<-
+function* walk() {
   yield 1;  //= walk
 }
 
-exports.run = async () => {  //<-
+exports.run = async () => {
   await 1;  //= exports.run
 };
 
-class A {  //<-
+class A {
   #hidden() {
     return 1;  //= A.#hidden
   }
@@ -103,20 +102,20 @@ package main
 
 import "fmt"
 
-// F prints.  //<-
+// F prints.
 func F() {
 	fmt.Println(1)  //= F
 }
 
-func (s *Server[T]) Run(a int) error {  //<-
+func (s *Server[T]) Run(a int) error {
 	return nil  //= Server.Run
 }
 
-type Server[T any] struct {  //<-
+type Server[T any] struct {
 	Name string  //= Server
 }
 
-type (  //<-
+type (
 	A struct {
 		X int  //= A
 	}
@@ -126,29 +125,29 @@ type (  //<-
     "rust": """
 use std::fmt;
 
-/// A point.  //<-
+/// A point.
 #[derive(Debug)]
 pub struct Point<T> {
     x: T,  //= Point
 }
 
-impl<T> fmt::Display for Point<T> {  //<-
+impl<T> fmt::Display for Point<T> {
     fn fmt(&self) {
         ok()  //= Point.fmt
     }
 }
 
-mod inner {  //<-
-    pub fn deep() {  //<-
+mod inner {
+    pub fn deep() {
         ok()  //= inner.deep
     }
 }
 
-trait Shape {  //<-
+trait Shape {
     fn area(&self) -> f64;  //= Shape.area
 }
 
-macro_rules! twice {  //<-
+macro_rules! twice {
     () => {};  //= twice
 }
 """,
@@ -157,18 +156,18 @@ package a.b;
 
 import java.util.List;
 
-/** An app. */  //<-
+/** An app. */
 @Service
 public class App {
     private int x;
 
-    @Override  //<-
+    @Override
     public void run() {
         go();  //= App.run
     }
 
-    static class Inner {  //<-
-        Inner() {  //<-
+    static class Inner {
+        Inner() {
             go();  //= App.Inner.Inner
         }
     }
@@ -177,29 +176,29 @@ public class App {
     "c": """
 #include <stdio.h>
 
-/* A node. */  //<-
+/* A node. */
 typedef struct node {
     int x;  //= node
 } node;
 
-static int *find(node *n) {  //<-
+static int *find(node *n) {
     return 0;  //= find
 }
 
 #ifdef X
-int only_x(void) {  //<-
+int only_x(void) {
     return 1;  //= only_x
 }
 #endif
 
-#define TWICE(x) ((x) * 2)  //<-
+#define TWICE(x) ((x) * 2)
 """,
     "cpp": """
 #include <vector>
 
-namespace app {  //<-
+namespace app {
 
-template <class T>  //<-
+template <class T>
 class Box {
   public:
     T get() {
@@ -207,7 +206,7 @@ class Box {
     }
 };
 
-int &Other::at(int i) {  //<-
+int &Other::at(int i) {
     return x;  //= app.Other.at
 }
 
@@ -216,12 +215,12 @@ int &Other::at(int i) {  //<-
     "csharp": """
 using System;
 
-namespace A.B {  //<-
-    [Serializable]  //<-
+namespace A.B {
+    [Serializable]
     public class C {
-        public int P { get; set; }  //<-
+        public int P { get; set; }
 
-        void M() {  //<-
+        void M() {
             Go();  //= A.B.C.M
         }
     }
@@ -230,8 +229,8 @@ namespace A.B {  //<-
     "ruby": """
 require "set"
 
-module A  #<-
-  # A cat.  #<-
+module A
+  # A cat.
   class Cat < Animal
     def meow
       puts 1  #= A.Cat.meow
@@ -243,7 +242,7 @@ module A  #<-
   end
 end
 
-def top  #<-
+def top
   1  #= top
 end
 """,
@@ -251,33 +250,33 @@ end
 <?php
 namespace A;
 
-/** A class. */  //<-
+/** A class. */
 class B extends C {
     public function run() {
         go();  //= B.run
     }
 }
 
-function top() {  //<-
+function top() {
     go();  //= top
 }
 """,
     "kotlin": """
 package a
 
-class A(val x: Int) {  //<-
+class A(val x: Int) {
     fun f(): Int {
         return 1  //= A.f
     }
 }
 
-fun String.twice(): Int {  //<-
+fun String.twice(): Int {
     return 2  //= twice
 }
 """,
     "elixir": """
-defmodule A.B do  #<-
-  def run(x) do  #<-
+defmodule A.B do
+  def run(x) do
     x  #= A.B.run
   end
 end
@@ -286,90 +285,54 @@ end
 
 
 @pytest.mark.parametrize("language", SOURCES)
-def test_boundaries_and_symbols(language: str) -> None:
+def test_the_innermost_symbol_of_every_marked_line(language: str) -> None:
     text = SOURCES[language].removeprefix("\n")
-    found = outline(text, language)
-    lines = text.split("\n")
-    starts = [sum(len(line) + 1 for line in lines[:row]) for row in range(len(lines))]
-    expected = [starts[row] for row, line in enumerate(lines) if line.endswith("<-")]
-    assert list(found.boundaries) == expected
-    for number, line in enumerate(lines, start=1):
+    found, marked = symbols_of(text, language), 0
+    for number, line in enumerate(text.split("\n"), start=1):
         if "= " in line and (mark := line.rpartition("= "))[0].endswith(("#", "//")):
-            assert str(enclosing_symbol(found.symbols, number)) == mark[2], (number, line)
+            assert str(enclosing_symbol(found, number)) == mark[2], (number, line)
+            marked += 1
+    assert marked
 
 
 def test_symbols_in_full() -> None:
-    assert outline("@cache\ndef f():\n    pass\n\n\nclass A:\n    x = 1\n", "python").symbols == (
+    assert symbols_of("@cache\ndef f():\n    pass\n\n\nclass A:\n    x = 1\n", "python") == (
         Symbol("f", 1, 3),
         Symbol("A", 6, 7),
     )
 
 
-def test_boundaries_are_characters_not_bytes() -> None:
-    text = "# é 漢字 🎉\nx = 'é'\n\ndef f():\n    pass\n"
-    (boundary,) = outline(text, "python").boundaries
-    assert text[boundary:].startswith("def f")
-
-
-def test_a_comment_apart_or_beside_code_stays_where_it_is() -> None:
-    text = "# About the file.\n\nx = 1  # one\ndef f():\n    pass\n"
-    (boundary,) = outline(text, "python").boundaries
-    assert text[boundary:].startswith("def f")
-
-
 def test_headings_are_symbols() -> None:
     text = "# Guide\n\nHello.\n\n## Install it\n\nType.\n\n## Use it\n\nGo.\n"
-    found = outline(text, "markdown")
-    assert [text[start:].split("\n")[0] for start in found.boundaries] == [
-        "# Guide",
-        "## Install it",
-        "## Use it",
-    ]
-    assert enclosing_symbol(found.symbols, 7) == "Guide.Install it"
-    assert found.symbols[-1].end_line == 11
+    found = symbols_of(text, "markdown")
+    assert [symbol.name for symbol in found] == ["Guide", "Guide.Install it", "Guide.Use it"]
+    assert enclosing_symbol(found, 7) == "Guide.Install it"
+    assert found[-1].end_line == 11
 
 
 def test_a_hash_in_a_fence_is_no_heading() -> None:
     text = "# One\n\n```sh\n# comment\n~~~\n```\n\n#tag\n\n## Two ##\n"
-    assert outline(text, "markdown").symbols == (Symbol("One", 1, 10), Symbol("One.Two", 10, 10))
+    assert symbols_of(text, "markdown") == (Symbol("One", 1, 10), Symbol("One.Two", 10, 10))
 
 
 def test_text_that_ended_the_process_in_the_markdown_grammar() -> None:
-    assert outline("* " * 10_000, "markdown").symbols == ()
+    assert symbols_of("* " * 10_000, "markdown") == ()
 
 
 @pytest.mark.parametrize(
     ("text", "language"),
     [("fn f() {\n" * 5_000, "svelte"), ("(" * 200_000, "python")],  # 40 s of parsing, 80 s of querying
 )
-def test_an_outline_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, text: str, language: str) -> None:
+def test_a_text_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, text: str, language: str) -> None:
     monkeypatch.setattr("codemem.syntax.PARSE_SECONDS", 0.2)
     start = time.perf_counter()
-    assert outline(text, language).boundaries == ()
+    assert symbols_of(text, language) == ()
     assert time.perf_counter() - start < 3
 
 
-@pytest.mark.parametrize(
-    ("language", "text", "starts"),
-    [
-        ("yaml", "a:\n  b: 1\nc: 2\n", [0, 10]),
-        ("toml", "[a]\nb = 1\n\n[c]\n", [0, 11]),
-        ("css", ".a { top: 0 }\n\n.b {\n  top: 0\n}\n", [0, 15]),
-        ("sql", "CREATE TABLE a (b int);\nSELECT 1;\n", [0, 24]),
-    ],
-)
-def test_a_grammar_without_definitions_is_cut_between_its_largest_parts(
-    language: str, text: str, starts: list[int]
-) -> None:
-    found = outline(text, language)
-    assert list(found.boundaries) == starts
-    assert found.symbols == ()
-
-
 @pytest.mark.parametrize("language", [None, "klingon", ""])
-def test_an_unknown_language_has_an_empty_outline(language: str | None) -> None:
-    found = outline("def f(): pass\n", language)
-    assert (found.boundaries, found.symbols) == ((), ())
+def test_an_unknown_language_has_no_symbols(language: str | None) -> None:
+    assert symbols_of("def f(): pass\n", language) == ()
 
 
 @settings(max_examples=60, deadline=None)
@@ -381,37 +344,32 @@ def test_broken_code_never_raises(language: str, cuts: list[tuple[int, str]]) ->
     text = SOURCES[language]
     for place, insert in cuts:
         text = text[:place] + insert + text[place + 5 :]
-    found = outline(text, language)
-    assert list(found.boundaries) == sorted(set(found.boundaries))
-    assert all(start == 0 or text[start - 1] == "\n" for start in found.boundaries)
-    assert all(1 <= symbol.start_line <= symbol.end_line <= text.count("\n") + 1 for symbol in found.symbols)
+    found = symbols_of(text, language)
+    assert all(1 <= symbol.start_line <= symbol.end_line <= text.count("\n") + 1 for symbol in found)
 
 
 def test_deep_nesting_and_lone_surrogates() -> None:
-    assert outline("f(" * 20_000, "python").symbols == ()
-    assert outline("x = '\udcff'\ndef f(): pass\n", "python").boundaries == (8,)
-    assert outline("", "python").boundaries == ()
+    assert symbols_of("f(" * 20_000, "python") == ()
+    assert symbols_of("x = '\udcff'\ndef f(): pass\n", "python") == (Symbol("f", 2, 2),)
+    assert symbols_of("", "python") == ()
 
 
 def test_every_language_of_the_tables_has_a_grammar() -> None:
     tables = (grammars.FILE_NAMES, grammars.EXTENSIONS, grammars.INTERPRETERS)
-    named = {language for table in tables for language in table.values()} | {
-        *grammars.DEFINITIONS,
-        *grammars.OPEN,
-    }
+    named = {language for table in tables for language in table.values()} | set(grammars.DEFINITIONS)
     assert named <= set(get_args(tree_sitter_language_pack.SupportedLanguage))
     for language in sorted(grammars.DEFINITIONS):
-        outline("x\n", language)  # compiles the queries
+        symbols_of("x\n", language)  # compiles the queries
 
 
 def test_a_long_file_is_fast() -> None:
     text = SOURCES["python"] * 70
     assert text.count("\n") > 1500
-    outline(text, "python")
+    symbols_of(text, "python")
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        outline(text, "python")
+        symbols_of(text, "python")
         times.append(time.perf_counter() - start)
     assert min(times) < 0.05
 

@@ -1,4 +1,4 @@
-"""The decode loop: prompt in, tokens out one at a time, memory read at every step."""
+"""The decode loop: prompt in, tokens out one at a time, memory read at every step, drafts verified on the way."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from codemem.completion.draft import Draft
 from codemem.completion.prompt import Prompt
 from codemem.completion.vocabulary import Vocabulary
+from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
 
 
 @dataclass
 class Clock:
-    """Seconds spent so far in choosing snippets, in the forward pass over the prompt, and in those of generated
-    tokens."""
+    """Seconds spent so far in choosing snippets, in the forward pass over the prompt, and in those of generated tokens;
+    passes: how many of the latter there were; drafted, accepted: tokens."""
 
     recall: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Step(NamedTuple):
@@ -33,42 +37,57 @@ class Step(NamedTuple):
     text: bytes
 
 
-@torch.inference_mode()
 def decode(
     model: MemorizingModel,
+    decoder: Decoder,
     vocabulary: Vocabulary,
     prompt: Prompt,
     *,
     temperature: float = 0.0,
     seed: int = 0,
     clock: Clock | None = None,
+    drafts: int = 0,
+    line: bool = False,
 ) -> Generator[Step]:
     """Generate without end, except at a special token.
 
-    temperature 0 takes the most likely token, else tokens are drawn with the seed given. While the healed text is not
-    spelled again, only tokens that can spell it are taken.
+    decoder: holds the first tokens of the prompt, or none; temperature 0 takes the most likely token, else tokens are
+    drawn with the seed given. While the healed text is not spelled again, only tokens that can spell it are taken.
+    drafts: tokens that are proposed and verified at a time, at most; what is generated does not depend on it. line:
+    whether drafts end with their line.
     """
     clock = clock or Clock()
-    generator = torch.Generator(device=model.base.device).manual_seed(seed)
-    cache = DynamicCache(config=model.base.config)
-    healed, ids = prompt.healed, prompt.ids
-    first = True
+    generator = torch.Generator().manual_seed(seed)
+    healed = prompt.healed
+    most = min(drafts, decoder.together - 1) if temperature == 0 else 0
+    draft = Draft(prompt.ids, most, vocabulary, line=line)
+    start = time.perf_counter()
+    logits, proposed = decoder.read(prompt.ids[len(decoder.tokens) :]), list[int]()
+    clock.prefill += time.perf_counter() - start
     while True:
-        start = time.perf_counter()
-        step = torch.tensor([ids], device=model.base.device)
-        logits = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
-        token = _choose(allowed(logits, vocabulary, healed), temperature, generator)
-        if first:
-            clock.prefill += time.perf_counter() - start
-        else:
+        held = len(decoder.tokens) - len(proposed)
+        for position, row in enumerate(logits):
+            start = time.perf_counter()
+            token = _choose(allowed(row, vocabulary, healed), temperature, generator)
             clock.decode += time.perf_counter() - start
-        first = False
-        if token in vocabulary.special:
-            return
-        text = vocabulary.tokens[token]
-        new, healed = text[len(healed) :], healed[len(text) :]
-        yield Step(token, new)
-        ids = [token]
+            agreed = position < len(proposed) and token == proposed[position]
+            if not agreed:
+                decoder.crop(held + position)
+                model.reading.keep(position + 1, len(logits), len(model.layers))
+            if token in vocabulary.special:
+                return
+            clock.accepted += agreed
+            text = vocabulary.tokens[token]
+            new, healed = text[len(healed) :], healed[len(text) :]
+            yield Step(token, new)
+            if not agreed:
+                break
+            draft.note(token)
+        start = time.perf_counter()
+        proposed = draft.after(token, model.bank, model.reading) if most > 0 and not healed else []
+        logits = decoder.read([token, *proposed], len(proposed) + 1)
+        clock.decode += time.perf_counter() - start
+        clock.passes, clock.drafted = clock.passes + 1, clock.drafted + len(proposed)
 
 
 def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:
@@ -85,4 +104,4 @@ def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
-    return int(torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator))
+    return int(torch.multinomial((logits / temperature).softmax(dim=-1).cpu(), 1, generator=generator))

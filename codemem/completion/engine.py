@@ -7,22 +7,29 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from codemem.completion.decode import Clock, Step, decode
+from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
-from codemem.completion.snippets import Snippet, choose
+from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
 
+# Share of the votes that the snippets in a cached prompt must have to stay there.
+STILL_RIGHT = 0.5
+
 
 class Engine:
-    """Completes code with one memorizing model. name: what the model is called in answers."""
+    """Completes code with one memorizing model. name: what the model is called in answers; drafts: tokens that are
+    proposed and verified at a time, at most."""
 
-    def __init__(self, model: MemorizingModel, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, model: MemorizingModel, name: str, *, drafts: int = 7) -> None:
+        self.model, self.name, self.drafts = model, name, drafts
         self.vocabulary = Vocabulary(model.tokenizer)
+        self._cache = PrefixCache(model)
+        self._recalled: dict[str, tuple[list[Snippet], list[int]]] = {}  # path -> what stood in its last prompt
 
     def window(self, request: Request) -> int:
         """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
@@ -45,14 +52,17 @@ class Engine:
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
             snippets: list[Snippet] = []
             if memory and request.recall and len(bank):
-                snippets, prompt = self._recalled(request, prompt, clock, begin)
+                snippets, prompt = self._with_snippets(request, prompt, clock, begin)
             steps = decode(
                 self.model,
+                self._cache.decoder((request.path, bool(snippets)), prompt.ids),
                 self.vocabulary,
                 prompt,
                 temperature=request.temperature,
                 seed=request.seed,
                 clock=clock,
+                drafts=self.drafts,
+                line=unit == "line",
             )
             chosen: list[int] = []
             with closing(steps):
@@ -86,16 +96,29 @@ class Engine:
                 provenance=sources(bank, trace, token_trace, chosen),
             )
 
-    def _recalled(self, request: Request, prompt: Prompt, clock: Clock, begin: float) -> tuple[list[Snippet], Prompt]:
+    def _with_snippets(
+        self, request: Request, prompt: Prompt, clock: Clock, begin: float
+    ) -> tuple[list[Snippet], Prompt]:
         """Snippets for the prompt, best last, and the prompt with them; none where it would take longer to read than
-        the request allows, as far as the shorter prompt's time tells."""
-        tokenizer, start = self.model.tokenizer, time.perf_counter()
-        snippets, ids = choose(tokenizer, recall(self.model, prompt.ids), request.path, request.snippets)
+        the request allows, as far as the shorter prompt's time tells.
+
+        Those of the document's last prompt stay while they are still the right ones, since that prompt is still in the
+        cache."""
+        tokenizer, start, model = self.model.tokenizer, time.perf_counter(), self.model
+        with model.reads(attention=False, tokens=False):
+            decoder = self._cache.decoder((request.path, "asking"), prompt.ids)
+        read = len(prompt.ids) - len(decoder.tokens)
+        found = recall(model, decoder, prompt.ids)
+        snippets, ids = choose(tokenizer, found, request.path, request.snippets)
+        before = self._recalled.get(request.path)
+        if before and covered(snippets, before[0]) >= STILL_RIGHT and all(s.path != request.path for s in before[0]):
+            snippets, ids = before
         now = time.perf_counter()
         clock.recall = now - start
-        needed = now - begin + clock.recall * (len(ids) + len(prompt.ids)) / len(prompt.ids)
+        needed = now - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
         if request.deadline is not None and needed * 1000 > request.deadline:
             return [], prompt
+        self._recalled = {request.path: (snippets, ids)}
         return snippets, with_snippets(prompt, ids, tokenizer)
 
 

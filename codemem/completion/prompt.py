@@ -11,6 +11,9 @@ from codemem.completion.request import Request
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.encode import header_tokens, tokenize
 
+# The window starts at every so manieth line, so that it stays where it is while some are typed: what was read of it is
+# still in the cache.
+STRIDE = 8
 # More characters than this per token are rare; what is cut before tokenizing cannot be missed after it.
 _CHARACTERS_PER_TOKEN = 12
 
@@ -40,7 +43,7 @@ def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabular
         first = len(ids) - room
         while first < len(ids) - 1 and starts[first] == starts[first - 1]:  # in the middle of a character's bytes
             first += 1
-        start = _line_start(before, start + int(starts[first]))
+        start = _window_start(before, start + int(starts[first]))
         ids, _ = tokenize(tokenizer, before[start:])
         ids = ids[-room:]
     healed = vocabulary.tokens[ids.pop()] if ids else b""
@@ -52,6 +55,21 @@ def with_snippets(prompt: Prompt, snippets: list[int], tokenizer: PreTrainedToke
     with."""
     start = len(tokenizer("").input_ids)
     return replace(prompt, ids=prompt.ids[:start] + snippets + prompt.ids[start:])
+
+
+def _window_start(text: str, offset: int) -> int:
+    """The first start of a line whose number is a multiple of STRIDE, at or after the offset and in the first half of
+    what is behind it; else what `_line_start` gives."""
+    start = _line_start(text, offset)
+    while start < offset + (len(text) - offset) // 2:
+        line = text.count("\n", 0, start)
+        if line % STRIDE == 0:
+            return start
+        newline = text.find("\n", start)
+        if newline < 0:
+            break
+        start = newline + 1
+    return _line_start(text, offset)
 
 
 def _line_start(text: str, offset: int) -> int:

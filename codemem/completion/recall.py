@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codemem.completion.snippets import Snippet
 from codemem.memory.banks import Memory
+from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
 
 # Positions that ask, and neighbours of each that vote.
@@ -25,13 +26,14 @@ WINDOW_LINES = 20
 CANDIDATES = 24
 
 
-@torch.no_grad()
-def recall(model: MemorizingModel, ids: list[int]) -> list[Snippet]:
-    """The snippets of memory that a prompt's tokens call for, best first."""
-    prompt = torch.tensor([ids], device=model.base.device)
+def recall(model: MemorizingModel, decoder: Decoder, ids: list[int]) -> list[Snippet]:
+    """The snippets of memory that a prompt's tokens call for, best first. decoder: holds the first of the tokens, or
+    none, as they are read without memory."""
+    decoder.crop(max(0, len(ids) - POSITIONS))
+    new = ids[len(decoder.tokens) :]
     with model.reads(attention=False, tokens=False):
-        final = model.base.base_model(input_ids=prompt, use_cache=False).last_hidden_state[0]
-    return called(model, final[-POSITIONS:])
+        states = decoder.states(new, min(POSITIONS, len(new)))
+    return called(model, states)
 
 
 def called(model: MemorizingModel, states: Tensor) -> list[Snippet]:

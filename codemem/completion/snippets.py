@@ -62,6 +62,13 @@ def choose(
     return [snippet for snippet, _ in taken], [token for _, ids in taken for token in ids]
 
 
+def covered(wanted: Iterable[Snippet], there: Iterable[Snippet]) -> float:
+    """The share of the weight of some snippets, 0 to 1, that is of those which overlap with others."""
+    wanted, there = list(wanted), list(there)
+    kept = sum(snippet.weight for snippet in wanted if any(_overlap(snippet, other) for other in there))
+    return kept / (sum(snippet.weight for snippet in wanted) or 1.0)
+
+
 def _fit(
     tokenizer: PreTrainedTokenizerBase, snippet: Snippet, document_path: str, room: int
 ) -> tuple[Snippet, list[int]] | None:

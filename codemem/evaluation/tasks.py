@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from codemem.syntax import outline, spans
+from codemem.syntax import spans, symbols_of
 
 LEAST_OF_USE, LEAST_OF_LINE = 4, 8  # characters of a truth
 MOST = 120
@@ -82,7 +82,7 @@ def random_lines(path: str, text: str, language: str | None) -> list[Task]:
 
 def definitions(text: str, language: str | None) -> frozenset[str]:
     """The bare names of what a document defines."""
-    return frozenset(symbol.name.rpartition(".")[2] for symbol in outline(text, language).symbols)
+    return frozenset(symbol.name.rpartition(".")[2] for symbol in symbols_of(text, language))
 
 
 def draw(tasks_per_document: Sequence[Sequence[Task]], count: int, seed: int) -> list[Task]:

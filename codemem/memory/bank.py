@@ -65,9 +65,11 @@ class Bank:
         self.shapes, self.dtype, self.device, self._kind = shapes, dtype, torch.device(device), index
         self.state_size, self.capacity, self.eviction = state_size, capacity, eviction
         self._veils: list[tuple[str, int]] = []
+        self._version = 0
         self._clear()
 
     def _clear(self) -> None:
+        self._version += 1
         self._rows = 0
         self._size = 0  # counted, since every memory layer asks for it at every token
         self._extents: list[_Extent] = []
@@ -90,6 +92,11 @@ class Bank:
     def __len__(self) -> int:
         """Live entries."""
         return self._size
+
+    @property
+    def version(self) -> int:
+        """Raised whenever a document comes or goes."""
+        return self._version
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -182,6 +189,7 @@ class Bank:
         self._starts.append(extent.start)
         self._rows = extent.start + extent.count
         self._hidden = None
+        self._version += 1
 
     def drop(self, path: str) -> None:
         """Remove a document; nothing where there is none. No later search returns an entry of it."""
@@ -193,6 +201,7 @@ class Bank:
         if self.states is not None:
             self.states.drop(extent.rows)
         self._hidden = None
+        self._version += 1
         dead = self._rows - sum(kept.count for kept in self._documents.values())
         if dead > COMPACT_ABOVE * self._rows:
             self._compact()
@@ -233,6 +242,7 @@ class Bank:
             self._live[rows] = False
         self._size -= surplus_count
         self._hidden = None
+        self._version += 1
         return surplus_count
 
     @contextmanager
@@ -319,6 +329,18 @@ class Bank:
                 lines = self._lines[torch.where(inside, at + 1, at)]
                 tokens[inside & (lines >= from_line)] = -1
         return tokens.to(rows.device).masked_fill(rows < 0, -1)
+
+    def continuation(self, row: int, most: int) -> list[int]:
+        """The tokens behind the one that `following` gives, as far as they go on in the same document and are not
+        hidden, at most so many."""
+        extent = self._extents[bisect_right(self._starts, row) - 1]
+        rows = slice(row + 2, min(row + 2 + most, extent.start + extent.count))
+        tokens: list[int] = self._tokens[rows].tolist()
+        for path, from_line in self._veils:
+            if path == extent.path:
+                shown = (self._lines[rows] < from_line).tolist()
+                tokens = tokens[: shown.index(False)] if False in shown else tokens
+        return tokens
 
     def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]:
         """The token ids [n] int32 that spell lines `first` to `last` (1-based, inclusive) of a document, and the line

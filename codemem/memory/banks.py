@@ -33,6 +33,8 @@ class Memory(Protocol):
 
     def __len__(self) -> int: ...
     @property
+    def version(self) -> int: ...
+    @property
     def documents(self) -> tuple[str, ...]: ...
     def add(self, path: str, entries: Entries, blob: str = "") -> None: ...
     def drop(self, path: str) -> None: ...
@@ -40,6 +42,7 @@ class Memory(Protocol):
     def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]: ...
     def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
     def following(self, rows: Tensor) -> Tensor: ...
+    def continuation(self, row: int, most: int) -> list[int]: ...
     def place(self, row: int) -> Place: ...
     def note(self, rows: Tensor, weights: Tensor) -> None: ...
     def hiding(self, path: str, from_line: int = 1) -> AbstractContextManager[None]: ...
@@ -91,6 +94,11 @@ class Banks:
 
     def __len__(self) -> int:
         return sum(len(bank) for _, bank in self._parts)
+
+    @property
+    def version(self) -> int:
+        """As that of a bank: raised whenever a document comes or goes."""
+        return sum(bank.version for _, bank in self._parts)
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -147,6 +155,10 @@ class Banks:
         for bank, mine, local in self._split(rows):
             tokens = torch.where(mine, bank.following(local), tokens)
         return tokens
+
+    def continuation(self, row: int, most: int) -> list[int]:
+        """As `Bank.continuation`."""
+        return self._parts[row // STRIDE][1].continuation(row % STRIDE, most)
 
     def place(self, row: int) -> Place:
         """As `Bank.place`."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

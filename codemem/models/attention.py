@@ -49,6 +49,22 @@ class MemoryGate(nn.Module):
             dim=-1
         ) * share
 
+    def beside(self, mass: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, where the local scores were already summed up.
+
+        mass: [batch, heads, rows], the logarithm of the sum of the exponentials of the local scores; memory: as there.
+        Returns the share of local context [batch, heads, rows] and the weights of memory [batch, heads, rows, k].
+        """
+        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
+        if self.kind == "joint":
+            scores = temperature * memory + bias
+            whole = torch.logaddexp(mass, scores.logsumexp(dim=-1))
+            return (mass - whole).exp(), (scores - whole.unsqueeze(-1)).exp()
+        found = memory.isfinite().any(dim=-1, keepdim=True)
+        share = torch.sigmoid(bias) * found
+        weights = (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share
+        return 1 - share.squeeze(-1).expand_as(mass), weights
+
 
 def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
     """Scores of the last `rows` queries against the local keys, as transformers' attention functions compute them.

@@ -2,15 +2,14 @@
 
 Every window starts with the document's path, as prompts do. The first positions of a window are attention sinks, whose
 keys and values mean nothing elsewhere; the path takes them. Then come up to `overlap` tokens that an earlier window has
-stored, as context, and the new ones. A window ends where a top-level definition starts, if one starts in the last
-quarter of its new tokens. So the entries of a document depend on its path and its text alone.
+stored, as context, and the new ones. Where windows begin is decided by the text around that place alone, so an edit
+changes the windows around it and no others. So the entries of a document depend on its path and its text alone.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -33,7 +32,7 @@ from codemem.texts import Text
 # 2023).
 SINKS = 4
 BATCH_TOKENS = 4096
-CUT_TOKENS = 16  # that decide whether a window ends before them
+CUT_TOKENS = 16  # of a line, that decide whether a window ends before it
 # Comments start with // in these, with # in the rest.
 _SLASHED = re.compile(
     r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
@@ -44,21 +43,21 @@ _SLASHED = re.compile(
 class EncodingWindow:
     """Sizes in tokens: of a window in all, and of the part of it that was stored before and is there as context."""
 
-    size: int = 1024
-    overlap: int = 256
+    size: int = 768
+    overlap: int = 128
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A tokenised text. header, ids: token ids; lines, columns: [n] int32 of the ids; breaks: tokens at which a
-    top-level definition starts; line_starts: tokens that start a line."""
+    """A tokenised text. header, ids: token ids; lines, columns: [n] int32 of the ids; line_starts: tokens that start a
+    line; read: how many of the ids are read."""
 
     header: list[int]
     ids: list[int]
     lines: np.ndarray
     columns: np.ndarray
-    breaks: list[int]
     line_starts: list[int]
+    read: int
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class _Draft:
     def __init__(
         self, tokens: _Tokens, windows: list[Window], sites: dict[int, Site], size: int, model: PreTrainedModel
     ) -> None:
-        self.tokens, self.windows, count = tokens, windows, len(tokens.ids)
+        self.tokens, self.windows, count = tokens, windows, tokens.read
         self._layers = {
             layer: torch.empty(count, site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
         }
@@ -182,7 +181,7 @@ class _Draft:
     def entries(self, text: Text) -> Entries:
         """The entries without those of attention sinks."""
         sinks = max(0, SINKS - len(self.tokens.header))
-        stored = slice(sinks, None)
+        stored = slice(sinks, self.tokens.read)
         return Entries(
             torch.tensor(self.tokens.ids, dtype=torch.int32)[stored],
             torch.from_numpy(self.tokens.lines)[stored],
@@ -230,29 +229,46 @@ def _batches(windows: list[Window], batch_tokens: int) -> list[list[Window]]:
 
 
 def _windows(number: int, item: _Tokens, window: EncodingWindow) -> list[Window]:
-    pieces, start, total = [], 0, len(item.ids)
-    while start < total:
-        context = max(0, start - window.overlap)
-        end = start + max(1, window.size - len(item.header) - (start - context))
-        if end < total:
-            end = _cut(item, start, end)
+    most = max(1, window.size - window.overlap - len(item.header))
+    pieces, start = [], 0
+    for end in _cuts(item, window.size // 3, most):
+        context, end = max(0, start - window.overlap), min(end, item.read)
+        if start >= end:
+            break
         ids = item.header + item.ids[context:end]
         pieces.append(Window(number, ids, len(item.header) + start - context, start))
         start = end
     return pieces
 
 
-def _cut(item: _Tokens, start: int, end: int) -> int:
-    """A start of a definition, else of a line, else of any token in the last quarter of those from start to end.
+def _cuts(item: _Tokens, spread: int, most: int) -> list[int]:
+    """Where windows of at most `most` new tokens end, ascending, the last at the document's end.
 
-    Of several the one whose next tokens have the least checksum. So it is what stands there that decides where a window
-    ends, and after an edit the windows soon end where they ended before (content-defined chunking, Muthitacharoen et
-    al., A Low-bandwidth Network File System, 2001).
+    They end before the lines whose first tokens have a lesser checksum than those of any other line that starts up to
+    `spread` tokens away, ends of the document apart; so an edit moves no end that is further away (content-defined
+    chunking by local minima, after Bjørner et al., Content-dependent chunking for differential compression, the local
+    maximum approach, 2010). What is still too long is cut before the line of the least checksum in the second half of
+    what is allowed.
     """
-    low = end - max(1, (end - start) // 4)
-    kinds = item.breaks, item.line_starts, range(low + 1, end + 1)
-    inside = next(filter(None, (places[bisect_right(places, low) : bisect_right(places, end)] for places in kinds)))
-    return min(inside, key=lambda place: _checksum(item.ids[place : place + CUT_TOKENS]))
+    total, lines = len(item.ids), np.array(item.line_starts, dtype=np.int64)
+    lines = lines[lines > 0]
+    sums = np.array([_checksum(item.ids[at : at + CUT_TOKENS]) for at in lines], dtype=np.int64)
+
+    def least(first: int, last: int) -> int | None:
+        """Of the lines that start at tokens first to last that of the least checksum, the first of several."""
+        inside = slice(*np.searchsorted(lines, (first, last + 1)))
+        return int(lines[inside][sums[inside].argmin()]) if len(lines[inside]) else None
+
+    ends, start = [], 0
+    inner = lines[(lines >= spread) & (lines <= total - spread)]
+    for end in (*(int(at) for at in inner if least(at - spread, at + spread) == at), total):
+        while end - start > most:
+            start = least(start + most // 2 + 1, start + most) or start + most
+            ends.append(start)
+        if end > start:
+            ends.append(end)
+            start = end
+    return ends
 
 
 def _checksum(ids: list[int]) -> int:
@@ -266,10 +282,10 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Tokens:
     newlines = np.array([i for i, character in enumerate(text.text) if character == "\n"], dtype=np.int64)
     lines = np.searchsorted(newlines, visible)
     line_offsets = np.concatenate(([0], newlines + 1))
-    breaks = sorted({bisect_left(starts, boundary) for boundary in text.boundaries})
     line_starts = np.flatnonzero(np.diff(lines, prepend=0)).tolist()
     columns = visible - line_offsets[lines] + 1
-    return _Tokens(header, ids, (lines + 1).astype(np.int32), columns.astype(np.int32), breaks, line_starts)
+    read = len(ids) if text.until is None else int(np.searchsorted(starts, text.until))
+    return _Tokens(header, ids, (lines + 1).astype(np.int32), columns.astype(np.int32), line_starts, read)
 
 
 def _first_visible(text: str) -> np.ndarray:

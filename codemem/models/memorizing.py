@@ -15,8 +15,10 @@ from codemem.memory.entries import Entries, Shapes
 from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
+from codemem.models.decoder import Decoder, TransformersDecoder
 from codemem.models.encode import encode
 from codemem.models.interface import attention_modules, remove_handler, set_handler
+from codemem.models.llama import LlamaDecoder, Weights
 from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.mixture import Mixture
@@ -62,6 +64,7 @@ class MemorizingModel(nn.Module):
         if adapter.mixture:
             self.mixture.load_state_dict(adapter.mixture)
         self._bank: Memory = self.new_bank() if bank is None else bank
+        self._weights: Weights | None = None
         self.low_rank = LowRank(base, adapter.low_rank, self._bank, self.reading) if adapter.low_rank else None
         self.token_memory = TokenMemory(base, self.mixture, self._bank, self.reading)
         self.bank = self._bank
@@ -86,8 +89,11 @@ class MemorizingModel(nn.Module):
         self._bank = self.token_memory.bank = bank
         if self.low_rank is not None:
             self.low_rank.bank = bank
+        self.layers = {
+            layer: ReadingLayer(site, self.gates[layer], bank, self.reading) for layer, site in self.sites.items()
+        }
         for layer, site in self.sites.items():
-            set_handler(site.module, ReadingLayer(site, self.gates[layer], bank, self.reading))
+            set_handler(site.module, self.layers[layer])
 
     def detach(self) -> PreTrainedModel:
         """Take memory away again and return the model as it was."""
@@ -97,6 +103,14 @@ class MemorizingModel(nn.Module):
         if self.low_rank is not None:
             self.low_rank.remove()
         return self.base
+
+    def decoder(self) -> Decoder:
+        """An empty cache with the fastest forward pass that there is for this architecture."""
+        if self.low_rank is not None or not Weights.fit(self.base):
+            return TransformersDecoder(self)
+        if self._weights is None:
+            self._weights = Weights(self.base)
+        return LlamaDecoder(self._weights, self)
 
     def remember(self, text: str, path: str = "memory") -> int:
         """Add a text to memory, in place of what was remembered under this path. Returns the number of its entries."""

@@ -21,10 +21,11 @@ class Reading:
 
     attention, tokens: whether memory layers and token memory read it at all; last: only so many last positions of a
     forward pass read, all if None; k: neighbours per query head; seconds: spent in search and gathering. Lists, if they
-    are not None, are appended to by every forward pass. trace: for each memory layer, what its last position read, the
-    one that predicts the next token: bank rows [batch * heads, k], -1 for none, and attention weights [batch * heads,
-    k]. token_trace: the same of the token memory: rows [batch, k] and shares of the distribution [batch, k]. states:
-    the final hidden states of the positions whose logits are computed, [batch, T, size].
+    are not None, are appended to by every forward pass. trace: for each memory layer, what the last T positions read,
+    the ones that predict a next token: bank rows [batch * heads, T, k], -1 for none, and attention weights [batch *
+    heads, T, k]. token_trace: the same of the token memory, position by position: rows [batch, k] and shares of the
+    distribution [batch, k]. states: the final hidden states of the positions whose logits are computed, [batch, T,
+    size].
     """
 
     k: int
@@ -39,6 +40,16 @@ class Reading:
     def rows(self, length: int) -> int:
         """How many positions of a forward pass over `length` of them read."""
         return length if self.last is None else min(length, self.last)
+
+    def keep(self, positions: int, of: int, layers: int) -> None:
+        """Leave only the first `positions` of the traces that the last forward pass left, of `of` positions, at each of
+        so many memory layers: the others were not taken."""
+        if self.trace:
+            self.trace[-layers:] = [
+                (rows[:, :positions], shares[:, :positions]) for rows, shares in self.trace[-layers:]
+            ]
+        if self.token_trace:
+            del self.token_trace[len(self.token_trace) - (of - positions) :]
 
 
 class ReadingLayer:
@@ -59,8 +70,8 @@ class ReadingLayer:
         local_weights, memory_weights, values, found = self.attend(call, key, rows)
         self.bank.note(found, memory_weights)
         if reading.trace is not None:
-            k = found.shape[-1]
-            reading.trace.append((found[:, :, -1].reshape(-1, k), memory_weights[:, :, -1].detach().reshape(-1, k)))
+            read = found[:, :, -1:].flatten(0, 1), memory_weights[:, :, -1:].detach().flatten(0, 1)
+            reading.trace.append(read)
         output = weighted_values(local_weights, value, memory_weights, values).to(call.query.dtype)
         return output if plain is None else torch.cat((plain[:, : length - rows], output), dim=1), None
 
@@ -81,6 +92,27 @@ class ReadingLayer:
             memory_scores(placeless, keys, found >= 0, scaling, softcap),
         )
         return local_weights, memory_weights, values, found
+
+    def blend(self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, rows: int, traced: int) -> Tensor:
+        """What positions attend to, memory included, from what they attend to without.
+
+        query: [n, heads, d] before the rotary embedding; local: [n, heads, d], the output of attention over local
+        context; mass: [n, heads] float32, the logarithm of the sum of the exponentials of its scores. The last `rows`
+        positions read memory, and of those the last `traced` leave a trace. Returns [n, heads, d].
+        """
+        first, site = len(query) - rows, self.site
+        wide = query[first:].float().transpose(0, 1).unsqueeze(0)
+        placeless = rotate(wide, site.cos, site.sin)
+        keys, values, found = self._retrieve(placeless)
+        scores = memory_scores(placeless, keys, found >= 0, scaling, None)
+        share, weights = self.gate.beside(mass[first:].T.unsqueeze(0), scores)
+        self.bank.note(found, weights)
+        if self.reading.trace is not None:
+            kept = slice(rows - min(traced, rows), None)
+            self.reading.trace.append((found[0, :, kept], weights[0, :, kept]))
+        memory = (weights.unsqueeze(-2) @ values.to(weights.dtype)).squeeze(-2)
+        mixed = local[first:] * share[0].T.unsqueeze(-1) + memory[0].transpose(0, 1)
+        return torch.cat((local[:first], mixed.to(local.dtype))) if first else mixed.to(local.dtype)
 
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best entries for queries [batch, heads, rows, d] at the memory angle.

@@ -1,0 +1,239 @@
+"""Our own forward pass of Llama-shaped decoders over the weights that transformers loaded, for generating.
+
+A token of a small model costs transformers more in Python than in arithmetic. Here a layer is some 15 operations on one
+document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights of 4 bits stay so.
+
+A position's result does not depend on how many others are computed with it, bit by bit, as long as there are at most
+`packed.MOST_ROWS` and weights are packed: so a draft that was verified is what would have been generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
+from transformers import PreTrainedModel
+
+from codemem.models.packed import MOST_ROWS, Matrix
+
+if TYPE_CHECKING:
+    from codemem.models.memorizing import MemorizingModel
+
+# config.model_type of decoders whose layers are these, with or without biases and query/key norms.
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
+# Keys are read in blocks of so many, those behind the last one masked: what attention computes for a position then does
+# not depend on where the block ends.
+BLOCK = 64
+# Positions for which room is made at a time.
+_ROOM = 1024
+
+
+@dataclass(frozen=True)
+class _Layer:
+    norm: Any
+    qkv: Matrix
+    query_norm: Any
+    key_norm: Any
+    output: Matrix
+    mlp_norm: Any
+    gate_up: Matrix
+    down: Matrix
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return self.qkv, self.output, self.gate_up, self.down
+
+
+class Weights:
+    """What a Llama-shaped model's layers compute with, packed where that loses nothing."""
+
+    def __init__(self, base: PreTrainedModel) -> None:
+        config = base.config
+        self.base, self.body = base, base.model
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.head = base.get_output_embeddings().weight.detach()  # type: ignore[no-untyped-call]
+        self.layers = [_layer(layer) for layer in self.body.layers]
+        for layer in self.layers:
+            for matrix in layer.matrices:
+                matrix.pack()
+
+    @property
+    def packed(self) -> bool:
+        """Whether all layers compute with 4 bits, each position by itself."""
+        return all(matrix.packed is not None for layer in self.layers for matrix in layer.matrices)
+
+    @staticmethod
+    def fit(base: PreTrainedModel) -> bool:
+        """Whether the model is one whose forward pass this is."""
+        config = base.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        return (
+            config.model_type in MODEL_TYPES
+            and kinds == {"full_attention"}
+            and getattr(config, "sliding_window", None) is None
+            and config.hidden_act == "silu"
+            and rope.get("rope_type", "default") in _ROPE_TYPES
+            and rope.get("partial_rotary_factor", 1.0) == 1.0
+        )
+
+    @torch.no_grad()
+    def rotary(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions 0 to length - 1, [length, 1, d]; the first half of the sines negated, as
+        `_turned` wants them."""
+        places = torch.arange(length, device=self.head.device)[None]
+        cos, sin = (x[0, :, None] for x in self.body.rotary_emb(self.head[:1, :1], places))
+        half = self.d // 2
+        return cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return _Layer(
+        layer.input_layernorm,
+        Matrix(attention.q_proj, attention.k_proj, attention.v_proj),
+        getattr(attention, "q_norm", None),
+        getattr(attention, "k_norm", None),
+        Matrix(attention.o_proj),
+        layer.post_attention_layernorm,
+        Matrix(mlp.gate_proj, mlp.up_proj),
+        Matrix(mlp.down_proj),
+    )
+
+
+class LlamaDecoder:
+    """One document's tokens in a cache, and the forward pass over those that come next; see `decoder.Decoder`."""
+
+    def __init__(self, weights: Weights, model: MemorizingModel) -> None:
+        self.weights, self.model = weights, model
+        self.tokens: list[int] = []
+        self.together = MOST_ROWS if weights.packed else 1
+        head = weights.head
+        # [layers, key/value heads, positions, d]
+        shape = len(weights.layers), weights.kv_heads, 0, weights.d
+        self._keys, self._values = head.new_zeros(shape), head.new_zeros(shape)
+        self._cos = self._sin = head
+
+    def crop(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        del self.tokens[length:]
+
+    def _reserve(self, length: int) -> None:
+        if length <= self._keys.shape[2]:
+            return
+        room = -(-length // _ROOM) * _ROOM
+        for name in ("_keys", "_values"):
+            old = getattr(self, name)
+            new = old.new_zeros(*old.shape[:2], room, old.shape[3])  # masked places must be finite
+            new[:, :, : len(self.tokens)] = old[:, :, : len(self.tokens)]
+            setattr(self, name, new)
+        self._cos, self._sin = self.weights.rotary(room)
+
+    @torch.inference_mode()
+    def states(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Read tokens behind those in the cache. Returns the final hidden states [last, size] of the last ones."""
+        start, count = len(self.tokens), len(ids)
+        end = start + count
+        self._reserve(end)
+        weights, reading, layers = self.weights, self.model.reading, self.model.layers
+        heads, kv_heads, d = weights.heads, weights.kv_heads, weights.d
+        step = torch.tensor(ids, device=weights.head.device)
+        x = embedding(step, weights.body.embed_tokens.weight)
+        cos, sin = self._cos[start:end], self._sin[start:end]
+        seen = _Seen(start, count, x)
+        rows = reading.rows(count) if reading.attention and len(self.model.bank) else 0
+        for number, layer in enumerate(weights.layers):
+            qkv = layer.qkv(_normed(x, layer.norm)).view(count, heads + 2 * kv_heads, d)
+            pair = qkv[:, : heads + kv_heads]
+            if layer.query_norm is not None:
+                pair = torch.cat(
+                    (_normed(pair[:, :heads], layer.query_norm), _normed(pair[:, heads:], layer.key_norm)), 1
+                )
+            turned = _turned(pair, cos, sin)
+            self._keys[number, :, start:end] = turned[:, heads:].transpose(0, 1)
+            self._values[number, :, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
+            keys, values = self._keys[number], self._values[number]
+            memory = layers.get(number) if rows else None
+            if memory is None:
+                mixed = seen.attend(turned[:, :heads], keys, values)
+            else:
+                local, mass = seen.attend_with_mass(turned[:, :heads], keys, values)
+                mixed = memory.blend(pair[:, :heads], local, mass, d**-0.5, rows, last)
+            x = x + layer.output(mixed.reshape(count, heads * d))
+            gate, up = layer.gate_up(_normed(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x = x + layer.down(silu(gate) * up)
+        self.tokens += ids
+        return _normed(x[count - last :], weights.body.norm)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        states = self.states(ids, last)
+        logits = linear(states, self.weights.head).float()
+        return self.model.token_memory.mixed_each(states, logits) if self.model.reading.tokens else logits
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [n, heads, d] rotated; sin: its first half negated."""
+    swapped = x.view(*x.shape[:2], 2, -1).flip(2).view(x.shape)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+class _Seen:
+    """What positions start to start + count - 1 attend to: themselves and all before them."""
+
+    def __init__(self, start: int, count: int, like: Tensor) -> None:
+        self.start, self.count, end = start, count, start + count
+        self.few = count <= MOST_ROWS
+        self.length = -(-end // BLOCK) * BLOCK if self.few else end
+        self.mask: Tensor | None = None
+        if self.few or start:
+            mask = torch.full((count, self.length), float("-inf"), dtype=like.dtype, device=like.device)
+            self.mask = mask.triu(start + 1)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query: [count, heads, d]; keys, values: [kv_heads, positions, d]. Returns [count, heads, d]."""
+        query, keys, values, mask = self._shaped(query, keys, values)
+        out = scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=mask is None)
+        return self._restored(out)
+
+    def attend_with_mass(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the logarithm of the sum of the exponentials of the scores, [count, heads] float32."""
+        query, keys, values, mask = self._shaped(query, keys, values)
+        if query.device.type == "cpu":
+            out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query, keys, values, is_causal=mask is None, attn_mask=mask
+            )
+        else:
+            scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+            if mask is None:
+                mask = torch.full_like(scores[0, 0], float("-inf")).triu(1)
+            scores = scores + mask
+            mass = scores.logsumexp(dim=-1)
+            out = scores.softmax(dim=-1).to(values.dtype) @ values
+        return self._restored(out), self._restored(mass.float().unsqueeze(-1)).squeeze(-1)
+
+    def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """For a few positions each is a batch of its own, [count, kv_heads, group, d], so that none changes what is
+        computed for another; for many the query heads of a group are, [kv_heads, group, count, d]."""
+        kv_heads, _, d = keys.shape
+        keys, values = keys[:, : self.length], values[:, : self.length]
+        query = query.reshape(len(query), kv_heads, -1, d)
+        if self.few:
+            size = self.count, kv_heads, self.length, d
+            mask = None if self.mask is None else self.mask[:, None, None]
+            return query, keys[None].expand(size), values[None].expand(size), mask
+        size = kv_heads, query.shape[2], self.length, d
+        return query.permute(1, 2, 0, 3), keys[:, None].expand(size), values[:, None].expand(size), self.mask
+
+    def _restored(self, out: Tensor) -> Tensor:
+        return out.flatten(1, 2) if self.few else out.permute(2, 0, 1, 3).flatten(1, 2)

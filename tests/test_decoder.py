@@ -1,0 +1,278 @@
+"""Our own forward pass against transformers', packed weights, the cache, and drafts that change nothing."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import CONFIGS, tiny_model, tiny_tokenizer
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from codemem.completion.decode import Clock, decode
+from codemem.completion.engine import Engine
+from codemem.completion.prefix_cache import PrefixCache
+from codemem.completion.prompt import Prompt
+from codemem.completion.request import Request
+from codemem.completion.scripted import scripted_model
+from codemem.completion.vocabulary import Vocabulary
+from codemem.models.decoder import TransformersDecoder
+from codemem.models.llama import LlamaDecoder, Weights
+from codemem.models.memorizing import MemorizingModel
+from codemem.models.packed import GROUP, MOST_ROWS, Matrix, pack
+
+TOKENIZER = tiny_tokenizer()
+VOCABULARY = Vocabulary(TOKENIZER)
+SOURCE = "".join(f"def area_{i}(width, height):\n    return width * height * {i}\n\n\n" for i in range(6))
+OWN = sorted(name for name in CONFIGS if Weights.fit(tiny_model(name)))
+SIZES = dict(
+    vocab_size=261,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    bos_token_id=None,
+    eos_token_id=260,
+    tie_word_embeddings=False,
+)
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 250, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def four_bit(weight: torch.Tensor) -> torch.Tensor:
+    """As GGUF's Q4_1 rounds: a scale and an offset for every 32 numbers; in bf16, as it is loaded."""
+    groups = weight.float().view(len(weight), -1, GROUP)
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    step = (high - low) / 15
+    return (((groups - low) / step).round() * step + low).view_as(weight).bfloat16()
+
+
+def four_bit_model(kind: str = "llama") -> MemorizingModel:
+    torch.manual_seed(1)
+    classes = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }
+    config, model = classes[kind]
+    base = model(config(**SIZES)).bfloat16().eval()
+    with torch.no_grad():
+        for module in base.model.layers.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.copy_(four_bit(module.weight * 4))
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.3)
+    return MemorizingModel(base, TOKENIZER)
+
+
+def test_it_is_for_llama_mistral_and_qwen_and_for_no_sliding_windows():
+    assert OWN == ["llama", "llama-mqa", "llama-yarn", "qwen2", "qwen3"]
+    assert isinstance(MemorizingModel(tiny_model("mistral"), TOKENIZER).decoder(), TransformersDecoder)
+    assert isinstance(MemorizingModel(tiny_model("qwen2"), TOKENIZER).decoder(), LlamaDecoder)
+
+
+@pytest.mark.parametrize("pieces", [[40], [1] * 12, [25, 1, 7, 1, 3], [3, 30, 16, 17]])
+@pytest.mark.parametrize("remembered", [False, True], ids=["no memory", "memory"])
+@pytest.mark.parametrize("architecture", OWN)
+def test_it_computes_what_transformers_does(architecture, remembered, pieces):
+    """Whatever the pieces a text comes in; with memory where they are the same, since their last positions read it."""
+    model = MemorizingModel(tiny_model(architecture), TOKENIZER)
+    if remembered:
+        model.remember(SOURCE, "shapes.py")
+    text = ids(sum(pieces))
+    own, theirs, at = model.decoder(), TransformersDecoder(model), 0
+    with model.reads(last=8, traced=True) as reading:
+        for count in pieces:
+            last = min(3, count)
+            mine = own.read(text[at : at + count], last)
+            mine_read, mine_tokens = reading.trace[:], reading.token_trace[:]
+            reading.trace.clear(), reading.token_trace.clear()
+            expected = theirs.read(text[at : at + count], last)
+            torch.testing.assert_close(mine, expected, rtol=1e-3, atol=2e-3)
+            for (rows, weights), (their_rows, their_weights) in zip(mine_read, reading.trace, strict=True):
+                torch.testing.assert_close(weights[:, -1], their_weights[:, -1], rtol=1e-3, atol=1e-4)
+                assert torch.equal(rows[:, -1], their_rows[:, -1])
+            assert len(mine_tokens) == (last if remembered else 0)
+            reading.trace.clear(), reading.token_trace.clear()
+            at += count
+            assert own.tokens == theirs.tokens == text[:at]
+    torch.testing.assert_close(own.states(ids(5), 5), theirs.states(ids(5), 5), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("gate", ["joint", "sigmoid"])
+def test_both_gates_are_as_in_transformers(gate):
+    model = MemorizingModel(tiny_model(), TOKENIZER)
+    for each in model.gates.values():
+        each.kind = gate
+        each.bias.data.normal_(0, 1)
+        each.temperature.data.uniform_(0.5, 2)
+    model.remember(SOURCE, "shapes.py")
+    own, theirs = model.decoder(), TransformersDecoder(model)
+    torch.testing.assert_close(own.read(ids(30), 4), theirs.read(ids(30), 4), rtol=1e-3, atol=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 40)), min_size=1, max_size=6))
+def test_what_was_forgotten_leaves_nothing_behind(steps):
+    model = MODEL
+    decoder = model.decoder()
+    for number, (count, kept) in enumerate(steps):
+        decoder.read(ids(count, number))
+        decoder.crop(kept)
+    held = list(decoder.tokens)
+    fresh = model.decoder()
+    fresh.read([*held, 7]) if not held else (fresh.read(held), fresh.read([7]))
+    after = decoder.read([7])
+    again = model.decoder().read([*held, 7])
+    torch.testing.assert_close(after, again, rtol=1e-3, atol=2e-3)
+    assert decoder.tokens == [*held, 7]
+
+
+MODEL = MemorizingModel(tiny_model(), TOKENIZER)
+
+
+# Weights of four bits.
+
+
+def test_what_has_four_bits_is_packed_and_nothing_else():
+    weight = four_bit(torch.randn(48, 96))
+    packed = pack([weight])
+    x = torch.randn(3, 96).bfloat16()
+    torch.testing.assert_close(packed.multiply(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=6e-2)
+    assert pack([torch.randn(48, 96).bfloat16()]) is None
+    assert pack([weight.float()]) is None
+    assert pack([weight[:, :48].contiguous()]) is None, "no whole groups"
+    assert pack([weight[:40]]) is None, "the kernel wants sixteens"
+    assert pack([weight[:40], weight[:8]]) is not None
+    assert pack([torch.zeros(16, 32).bfloat16()]) is not None
+
+
+def test_linear_layers_as_one():
+    layers = [nn.Linear(64, 32, bias=bias).bfloat16() for bias in (True, False, True)]
+    for layer in layers:
+        layer.weight.data = four_bit(layer.weight.data)
+    matrix, x = Matrix(*layers), torch.randn(5, 64).bfloat16()
+    with torch.no_grad():
+        expected = torch.cat([layer(x) for layer in layers], dim=-1)
+        torch.testing.assert_close(matrix(x), expected)
+        matrix.pack()
+        assert matrix.packed is not None
+        torch.testing.assert_close(matrix(x), expected, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("remembered", [False, True], ids=["no memory", "memory"])
+def test_a_position_is_the_same_alone_and_with_others(kind, remembered):
+    """Bit by bit: on that stands that drafts change nothing."""
+    model = four_bit_model(kind)
+    if remembered:
+        model.remember(SOURCE, "shapes.py")
+    decoder = model.decoder()
+    assert decoder.together == MOST_ROWS
+    text = ids(150)
+    for start in (3, 55, 63, 100):
+        decoder.crop(0)
+        decoder.read(text[:start])
+        alone = torch.cat([decoder.read([token]) for token in text[start : start + MOST_ROWS]])
+        for count in (2, 5, 8, MOST_ROWS):
+            decoder.crop(start)
+            assert torch.equal(decoder.read(text[start : start + count], count), alone[:count])
+    expected = TransformersDecoder(model)
+    expected.read(text[:start])
+    decoder.crop(start)
+    theirs = expected.read(text[start : start + 8], 8)
+    assert (decoder.read(text[start : start + 8], 8) - theirs).abs().max() < 0.05 * theirs.abs().max()
+
+
+# Drafts.
+
+
+def generated(model: MemorizingModel, prompt: list[int], count: int, drafts: int) -> tuple[list[int], Clock, list]:
+    clock = Clock()
+    with model.reads(traced=True) as reading:
+        steps = decode(
+            model, model.decoder(), VOCABULARY, Prompt(prompt, b"", 1, 0), drafts=drafts, clock=clock, line=False
+        )
+        tokens = [step.token for step in islice(steps, count)]
+        return tokens, clock, [*reading.token_trace]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drafts_change_nothing(seed):
+    model = FOUR_BIT
+    prompt = TOKENIZER(SOURCE[: 200 + 17 * seed]).input_ids + ids(seed, seed)
+    plain, _, trace = generated(model, prompt, 60, 0)
+    drafted, clock, drafted_trace = generated(model, prompt, 60, 7)
+    assert drafted == plain
+    assert clock.drafted >= clock.accepted
+    for (rows, weights), (other_rows, other_weights) in zip(trace[: len(plain)], drafted_trace, strict=False):
+        assert torch.equal(rows, other_rows) and torch.equal(weights, other_weights)
+
+
+FOUR_BIT = four_bit_model()
+FOUR_BIT.remember(SOURCE, "shapes.py")
+
+
+def test_what_was_written_before_is_a_draft_and_saves_passes():
+    model = scripted_model(SOURCE)
+    model.remember(SOURCE, "shapes.py")
+    vocabulary = Vocabulary(model.tokenizer)
+    prompt = Prompt(model.tokenizer("# a.py\n" + SOURCE[:40]).input_ids, b"", 1, 0)
+    decoder, clock = model.decoder(), Clock()
+    decoder.together = 8  # random weights are not packed; what the script says does not depend on it
+    with model.reads(traced=True):
+        steps = list(islice(decode(model, decoder, vocabulary, prompt, drafts=7, clock=clock), 120))
+    assert b"".join(step.text for step in steps).decode() == SOURCE[40:160]
+    assert clock.accepted > 60 and clock.passes < 60
+
+
+# What was read stays in the cache.
+
+
+def test_typing_on_costs_the_new_tokens_and_an_edit_those_from_it_on():
+    cache = PrefixCache(MODEL)
+    text = ids(50)
+    assert cache.decoder("a", text).tokens == []
+    cache.decoder("a", text).read(text)
+    assert cache.decoder("a", [*text, 1, 2]).tokens == text
+    assert cache.decoder("a", text).tokens == text[:-1], "the last is read again, for its logits"
+    assert cache.decoder("a", [*text[:20], 255, *text[21:]]).tokens == text[:20]
+    assert cache.decoder("b", text).tokens == []
+    assert cache.decoder("a", text).tokens == text[:20]
+
+
+def test_what_was_read_is_read_again_when_memory_changed():
+    model = MemorizingModel(tiny_model(), TOKENIZER)
+    model.remember(SOURCE, "shapes.py")
+    cache, text = PrefixCache(model), ids(30)
+    cache.decoder("a", text).read(text)
+    with model.reads(attention=False):
+        assert cache.decoder("a", text).tokens == []
+        cache.decoder("a", text).read(text)
+    assert cache.decoder("a", text).tokens == []
+    cache.decoder("a", text).read(text)
+    model.forget("shapes.py")
+    assert cache.decoder("a", text).tokens == []
+
+
+def test_the_decoder_that_was_used_longest_ago_is_taken_for_another_document():
+    cache, text = PrefixCache(MODEL), ids(10)
+    for name in "abcd":
+        cache.decoder(name, text).read(text)
+    cache.decoder("a", text)
+    cache.decoder("e", text).read(text)
+    assert cache.decoder("a", text).tokens and not cache.decoder("b", text).tokens
+
+
+def test_a_warm_engine_completes_as_a_cold_one():
+    """Token memory does not change what is in the cache."""
+    warm = Engine(MODEL, "tiny")
+    for end in range(60, 120, 3):
+        asked = Request("a.py", SOURCE[:end], end, attention=False, max_tokens=8)
+        assert warm.complete(asked).text == Engine(MODEL, "tiny").complete(asked).text
