@@ -287,7 +287,8 @@ def test_end_of_block(indent, text):
 
 def generated(engine: Engine, asked: Request, count: int = 20, **how) -> bytes:
     prompt = build_prompt(asked, TOKENIZER, engine.vocabulary)
-    return b"".join(step.text for step in islice(decode(engine.model, engine.model.decoder(), engine.vocabulary, prompt, **how), count))
+    steps = decode(engine.model, engine.model.decoder(), engine.vocabulary, prompt, **how)
+    return b"".join(step.text for step in islice(steps, count))
 
 
 def test_greedy_decoding_is_the_argmax_and_the_same_every_time(engine):

@@ -28,17 +28,17 @@ TOKENIZER = tiny_tokenizer()
 VOCABULARY = Vocabulary(TOKENIZER)
 SOURCE = "".join(f"def area_{i}(width, height):\n    return width * height * {i}\n\n\n" for i in range(6))
 OWN = sorted(name for name in CONFIGS if Weights.fit(tiny_model(name)))
-SIZES = dict(
-    vocab_size=261,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    bos_token_id=None,
-    eos_token_id=260,
-    tie_word_embeddings=False,
-)
+SIZES = {
+    "vocab_size": 261,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": None,
+    "eos_token_id": 260,
+    "tie_word_embeddings": False,
+}
 
 
 def ids(count: int, seed: int = 0) -> list[int]:

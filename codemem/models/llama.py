@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, linear, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
 from codemem.models.packed import MOST_ROWS, Matrix
@@ -33,14 +33,28 @@ BLOCK = 64
 _ROOM = 1024
 
 
+class Norm:
+    """RMS norm (Zhang and Sennrich, 2019). The mean of x beside -x is zero and their variance the mean square of x, and
+    PyTorch has a layer norm in one piece, but none of this kind."""
+
+    def __init__(self, module: Any) -> None:
+        weight = module.weight.detach()
+        self._size, self._epsilon = len(weight), module.variance_epsilon
+        self._weight = torch.cat((weight, weight))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        doubled = layer_norm(torch.cat((x, -x), dim=-1), (2 * self._size,), self._weight, None, self._epsilon)
+        return doubled[..., : self._size].contiguous()
+
+
 @dataclass(frozen=True)
 class _Layer:
-    norm: Any
+    norm: Norm
     qkv: Matrix
-    query_norm: Any
-    key_norm: Any
+    query_norm: Norm | None
+    key_norm: Norm | None
     output: Matrix
-    mlp_norm: Any
+    mlp_norm: Norm
     gate_up: Matrix
     down: Matrix
 
@@ -58,6 +72,7 @@ class Weights:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.head = base.get_output_embeddings().weight.detach()  # type: ignore[no-untyped-call]
+        self.norm = Norm(self.body.norm)
         self.layers = [_layer(layer) for layer in self.body.layers]
         for layer in self.layers:
             for matrix in layer.matrices:
@@ -96,12 +111,12 @@ class Weights:
 def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
-        layer.input_layernorm,
+        Norm(layer.input_layernorm),
         Matrix(attention.q_proj, attention.k_proj, attention.v_proj),
-        getattr(attention, "q_norm", None),
-        getattr(attention, "k_norm", None),
+        Norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        Norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
         Matrix(attention.o_proj),
-        layer.post_attention_layernorm,
+        Norm(layer.post_attention_layernorm),
         Matrix(mlp.gate_proj, mlp.up_proj),
         Matrix(mlp.down_proj),
     )
@@ -149,12 +164,10 @@ class LlamaDecoder:
         seen = _Seen(start, count, x)
         rows = reading.rows(count) if reading.attention and len(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
-            qkv = layer.qkv(_normed(x, layer.norm)).view(count, heads + 2 * kv_heads, d)
+            qkv = layer.qkv(layer.norm(x)).view(count, heads + 2 * kv_heads, d)
             pair = qkv[:, : heads + kv_heads]
-            if layer.query_norm is not None:
-                pair = torch.cat(
-                    (_normed(pair[:, :heads], layer.query_norm), _normed(pair[:, heads:], layer.key_norm)), 1
-                )
+            if layer.query_norm is not None and layer.key_norm is not None:
+                pair = torch.cat((layer.query_norm(pair[:, :heads]), layer.key_norm(pair[:, heads:])), dim=1)
             turned = _turned(pair, cos, sin)
             self._keys[number, :, start:end] = turned[:, heads:].transpose(0, 1)
             self._values[number, :, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
@@ -166,20 +179,16 @@ class LlamaDecoder:
                 local, mass = seen.attend_with_mass(turned[:, :heads], keys, values)
                 mixed = memory.blend(pair[:, :heads], local, mass, d**-0.5, rows, last)
             x = x + layer.output(mixed.reshape(count, heads * d))
-            gate, up = layer.gate_up(_normed(x, layer.mlp_norm)).chunk(2, dim=-1)
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             x = x + layer.down(silu(gate) * up)
         self.tokens += ids
-        return _normed(x[count - last :], weights.body.norm)
+        return weights.norm(x[count - last :])
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int], last: int = 1) -> Tensor:
         states = self.states(ids, last)
         logits = linear(states, self.weights.head).float()
         return self.model.token_memory.mixed_each(states, logits) if self.model.reading.tokens else logits
-
-
-def _normed(x: Tensor, norm: Any) -> Tensor:
-    return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
