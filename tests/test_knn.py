@@ -70,7 +70,8 @@ def test_exact_and_flat_find_what_brute_force_finds(search, kind):
 def test_an_inverted_file_that_probes_all_cells_finds_what_exact_search_finds(search):
     """By scores: half-precision keys may swap two entries that are nearly as good."""
     keys, queries, k, mask = search
-    index = IVFIndex(keys, nlist=max(1, keys.shape[1] // 10), nprobe=10)
+    index = IVFIndex(keys, nlist=max(1, keys.shape[1] // 10))
+    index.nprobe = 10
     index.add(keys)
     found = index.search(queries, k, Hidden(mask))
     expected = filled("exact", keys).search(queries, k, Hidden(mask))
@@ -135,7 +136,8 @@ def test_what_is_added_later_is_found_beside_the_rest(data, k, seed):
     counts = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=5))
     keys = random(KV_HEADS, 200 + sum(counts), D, seed=seed)
     queries = random(KV_HEADS, 3, D, seed=seed + 1)
-    index = IVFIndex(keys[:, :200], nlist=5, nprobe=5)
+    index = IVFIndex(keys[:, :200], nlist=5)
+    index.nprobe = 5
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("codemem.memory.knn.TAIL_ROWS", 50)
         index.add(keys[:, :200])

@@ -156,13 +156,15 @@ class IVFIndex(_FaissIndex):
     the cells of a document's keys takes longer than to search them a few times.
     """
 
-    def __init__(self, keys: Tensor, nlist: int, nprobe: int, *, rows: int | None = None, bits: int = 16) -> None:
-        """Train on a sample of keys [kv_heads, n, d] of a bank of so many rows (n if None), and add none of them."""
+    def __init__(self, keys: Tensor, nlist: int, *, rows: int | None = None, bits: int = 16) -> None:
+        """Train on a sample of keys [kv_heads, n, d] of a bank of so many rows (n if None), and add none of them.
+        nprobe, a share of the cells, may be set to another number."""
         generator = torch.Generator().manual_seed(0)
         sample = keys[:, torch.randperm(keys.shape[1], generator=generator)[: nlist * TRAINING_KEYS_PER_CELL]].float()
         if not sample.shape[1]:  # FAISS trains on nothing less than one key
             sample = sample.new_zeros(keys.shape[0], 1, keys.shape[2])
-        self.nprobe, self._trained_for = nprobe, keys.shape[1] if rows is None else rows
+        self.nprobe = max(1, round(nlist * PROBED))
+        self._trained_for = keys.shape[1] if rows is None else rows
         self._centre = sample.mean(dim=1, keepdim=True).cpu().numpy()
         self._tail = np.empty((keys.shape[0], 0, keys.shape[2]), np.float32)
         self._indexes = []
@@ -212,7 +214,7 @@ class IVFIndex(_FaissIndex):
         self._settle()
         for head, index in enumerate(self._indexes):
             faiss.write_index(index, str(folder / f"{name}.head{head}.faiss"))
-        np.savez(folder / f"{name}.npz", centre=self._centre, nprobe=self.nprobe, trained_for=self._trained_for)
+        np.savez(folder / f"{name}.npz", centre=self._centre, trained_for=self._trained_for)
 
     @classmethod
     def load(cls, folder: Path, name: str, kv_heads: int) -> IVFIndex:
@@ -220,11 +222,11 @@ class IVFIndex(_FaissIndex):
         self = cls.__new__(cls)
         try:
             with np.load(folder / f"{name}.npz") as rest:
-                self._centre = rest["centre"]
-                self.nprobe, self._trained_for = int(rest["nprobe"]), int(rest["trained_for"])
+                self._centre, self._trained_for = rest["centre"], int(rest["trained_for"])
         except (EOFError, KeyError, BadZipFile) as error:
             raise ValueError(f"{name}.npz is damaged: {error}") from error
         self._indexes = [faiss.read_index(str(folder / f"{name}.head{head}.faiss")) for head in range(kv_heads)]
+        self.nprobe = max(1, round(self._indexes[0].nlist * PROBED))
         self._tail = np.empty((kv_heads, 0, self._centre.shape[2]), np.float32)
         self._spread()
         return self
@@ -267,4 +269,4 @@ def make_index(
         return FlatIndex(kv_heads, d)
     # fp16 keys were both faster to scan and more exact than in 8 bits.
     nlist = max(1, min(round(2 * rows**0.5), n // TRAINING_KEYS_PER_CELL))
-    return IVFIndex(keys, nlist, nprobe=max(1, round(nlist * PROBED)), rows=rows, bits=bits)
+    return IVFIndex(keys, nlist, rows=rows, bits=bits)
