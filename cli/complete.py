@@ -43,7 +43,7 @@ def complete(
     recall: Annotated[bool, typer.Option("--recall/--no-recall", help="Snippets of memory in the prompt.")] = True,
     deadline: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=0, help="Milliseconds to the first token; snippets that would take longer are left out."),
+        typer.Option(min=0, help="Milliseconds; snippets that would take longer are left out, and half lines."),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="List the lines of memory that weighed most.")] = False,
     max_tokens: Annotated[

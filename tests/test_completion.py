@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from codemem.completion.decode import decode
+from codemem.completion.decode import CHUNK, allowed, decode
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
@@ -334,7 +334,7 @@ def test_rows_of_the_output_layer_without_a_token_are_never_taken():
         ("x = |", "w" * 200, False, "w" * (MAX_TOKENS["line"] - 1), "length"),
         ("x = |", "", True, "", "empty"),
         ("x = |", "   \n", True, "", "empty"),
-        ("x = |", "1   \ny", True, "1", "line"),
+        ("x = |", "10   \ny", True, "10", "line"),
         ("x = y|", "\nz = 2\na", True, "\nz = 2", "line"),
         ("def f(a):\n    |", "return a\n\n\ndef g", True, "return a", "block"),
         ("if (a) {|", "\n    b();\n}\nc", True, "\n    b();\n}", "block"),
@@ -361,9 +361,63 @@ def test_max_tokens_counts_tokens(engine):
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_half_a_character_is_never_shown(engine, cut):
-    asked = request("x = |", max_tokens=2 + cut)
-    scripted(engine, asked, "a😀b")
-    assert engine.complete(asked).text == "a"
+    asked = request("x = |", max_tokens=3 + cut)
+    scripted(engine, asked, "ab😀c")
+    assert engine.complete(asked).text == "ab"
+
+
+# Streaming, cancellation, deadlines.
+
+
+def test_text_is_shown_as_it_comes(engine):
+    asked, seen = request("x = |"), []
+    scripted(engine, asked, "width * 2\ny = 3")
+    completion = engine.complete(asked, show=seen.append)
+    assert completion.text == "width * 2"
+    assert len(seen) > 5 and all(later.startswith(earlier) for earlier, later in pairwise(seen))
+    assert completion.text.startswith(seen[-1])
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_cancelled_request_takes_no_step_more(engine, after):
+    asked = request("def f():\n    |", max_tokens=100)
+    scripted(engine, asked, "    x = 1\n" * 50)
+    asks = []
+
+    def cancelled():
+        asks.append(1)
+        return len(asks) > after
+
+    completion = engine.complete(asked, cancelled=cancelled)
+    assert (completion.text, completion.reason) == ("", "cancelled")
+    assert len(asks) == after + 1 and completion.tokens <= max(0, after)
+
+
+def test_a_long_prompt_is_read_in_pieces_and_can_be_cancelled_between_them(engine):
+    asked, asks = request(SOURCE * 4 + "|", context=1200), []
+    engine.complete(asked, cancelled=lambda: bool(asks.append(1)) or len(asks) > 3)
+    assert len(asks) == 4
+    (_, decoder) = engine._cache._held[asked.path, False]
+    assert len(decoder.tokens) == 3 * CHUNK
+
+
+def test_what_is_read_in_pieces_is_what_is_read_at_once(engine):
+    engine.model.remember(SOURCE, "src/shapes.py")
+    prompt = build_prompt(request(SOURCE + "x|", context=1000), TOKENIZER, VOCABULARY)
+    pieces = next(decode(engine.model, engine.model.decoder(), VOCABULARY, prompt)).token
+    whole = engine.model.decoder().read(prompt.ids)[0]
+    assert pieces == int(allowed(whole, VOCABULARY, prompt.healed).argmax())
+
+
+def test_at_the_deadline_whole_lines_count(engine, monkeypatch):
+    asked = request("def f():\n    |", max_tokens=200, deadline=1000.0)
+    scripted(engine, asked, "x = 1\n    y = 2\n    z = 3\n")
+    now = iter(range(10**6))
+    monkeypatch.setattr("codemem.completion.engine.time.perf_counter", lambda: 0.05 * next(now))
+    completion = engine.complete(asked)
+    assert completion.reason == "deadline"
+    assert completion.text in ("", "x = 1", "x = 1\n    y = 2")
+    assert completion.tokens < 25
 
 
 def remembering(engine: Engine, **documents: str) -> None:

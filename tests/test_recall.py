@@ -201,12 +201,14 @@ def asked_at(text: str, **more) -> Request:
 
 
 def reads_of(engine: Engine, request: Request, **more):
-    """The completion of an engine that has read nothing yet, and of every forward pass all tokens up to its end."""
+    """The completion of an engine that has read nothing yet, and all tokens up to the end of every forward pass that
+    asks for something."""
     passes: list[list[int]] = []
 
     class Noted(TransformersDecoder):
         def states(self, ids, last=1):
-            passes.append([*self.tokens, *ids])
+            if last > 1:
+                passes.append([*self.tokens, *ids])
             return super().states(ids, last)
 
         def read(self, ids, last=1):

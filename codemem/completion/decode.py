@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,9 @@ from codemem.completion.prompt import Prompt
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
+
+# Tokens of a prompt that are read before it is asked again whether to go on.
+CHUNK = 128
 
 
 @dataclass
@@ -48,8 +51,9 @@ def decode(
     clock: Clock | None = None,
     drafts: int = 0,
     line: bool = False,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Generator[Step]:
-    """Generate without end, except at a special token.
+    """Generate without end, except at a special token, and when `goes_on`, asked before every forward pass, says no.
 
     decoder: holds the first tokens of the prompt, or none; temperature 0 takes the most likely token, else tokens are
     drawn with the seed given. While the healed text is not spelled again, only tokens that can spell it are taken.
@@ -62,9 +66,14 @@ def decode(
     most = min(drafts, decoder.together - 1) if temperature == 0 else 0
     draft = Draft(prompt.ids, most, vocabulary, line=line)
     start = time.perf_counter()
+    for chunk in _chunks(len(decoder.tokens), len(prompt.ids), model.reading.last):
+        if not goes_on():
+            return
+        with model.reads(attention=False, tokens=False):
+            decoder.states(prompt.ids[chunk])
     logits, proposed = decoder.read(prompt.ids[len(decoder.tokens) :]), list[int]()
     clock.prefill += time.perf_counter() - start
-    while True:
+    while goes_on():
         held = len(decoder.tokens) - len(proposed)
         for position, row in enumerate(logits):
             start = time.perf_counter()
@@ -88,6 +97,13 @@ def decode(
         logits = decoder.read([token, *proposed], len(proposed) + 1)
         clock.decode += time.perf_counter() - start
         clock.passes, clock.drafted = clock.passes + 1, clock.drafted + len(proposed)
+
+
+def _chunks(held: int, length: int, last: int | None) -> Iterator[slice]:
+    """What of a prompt is read before its last positions, which read memory, in pieces of CHUNK tokens."""
+    end = held if last is None else length - last
+    for start in range(held, end, CHUNK):
+        yield slice(start, min(start + CHUNK, end))
 
 
 def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 from codemem.completion.decode import Clock, Step, decode
+from codemem.completion.filters import refine
+from codemem.completion.filters.around import Around
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
@@ -21,6 +24,23 @@ from codemem.models.memorizing import MemorizingModel
 STILL_RIGHT = 0.5
 
 
+@dataclass(frozen=True)
+class _Recalled:
+    """What stood in the last prompt of a document, and the version of the memory that it is from."""
+
+    path: str
+    version: int
+    snippets: list[Snippet]
+    ids: list[int]
+
+    def stays(self, now: _Recalled) -> bool:
+        """Whether it is still right where memory would choose `now`. Of the document itself nothing stays, since what
+        may be read of it moves with the cursor."""
+        same = (self.path, self.version) == (now.path, now.version)
+        own = any(snippet.path == self.path for snippet in self.snippets)
+        return same and not own and covered(now.snippets, self.snippets) >= STILL_RIGHT
+
+
 class Engine:
     """Completes code with one memorizing model. name: what the model is called in answers; drafts: tokens that are
     proposed and verified at a time, at most."""
@@ -29,24 +49,42 @@ class Engine:
         self.model, self.name, self.drafts = model, name, drafts
         self.vocabulary = Vocabulary(model.tokenizer)
         self._cache = PrefixCache(model)
-        self._recalled: dict[str, tuple[list[Snippet], list[int]]] = {}  # path -> what stood in its last prompt
+        self._recalled: _Recalled | None = None
 
     def window(self, request: Request) -> int:
         """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
         return build_prompt(request, self.model.tokenizer, self.vocabulary).start
 
-    def complete(self, request: Request, *, memory: bool = True) -> Completion:
+    def complete(
+        self,
+        request: Request,
+        *,
+        memory: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
+        show: Callable[[str], None] = lambda _: None,
+    ) -> Completion:
         """The completion at the request's cursor; without `memory`, of the base model alone.
+
+        cancelled: asked before every forward pass; show: gets the text whenever there is more of it.
 
         Of the document's own entries only those before the prompt's window are read, and none if it has changed since
         it was memorised: what the window shows, and what stands after it, must not come back from memory.
         """
-        begin, clock = time.perf_counter(), Clock()
+        begin, clock, reason = time.perf_counter(), Clock(), "end of text"
+
+        def goes_on() -> bool:
+            nonlocal reason
+            if cancelled():
+                reason = "cancelled"
+            elif request.deadline is not None and 1000 * (time.perf_counter() - begin) > request.deadline:
+                reason = "deadline"
+            return reason == "end of text"
+
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
         unit = unit_at(request.text, request.offset)
         indent = header_indent(request.text, request.offset)
         most = request.max_tokens or MAX_TOKENS[unit]
-        text, reason, bank = "", "end of text", self.model.bank
+        text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
@@ -63,6 +101,7 @@ class Engine:
                 clock=clock,
                 drafts=self.drafts,
                 line=unit == "line",
+                goes_on=goes_on,
             )
             chosen: list[int] = []
             with closing(steps):
@@ -74,7 +113,13 @@ class Engine:
                     if len(chosen) == most:
                         reason = "length"
                         break
-            text = text.rstrip()
+                    show(text)
+            if reason in ("deadline", "cancelled"):
+                text = text[: text.rfind("\n") + 1] if reason == "deadline" else ""
+            around = Around(request.path, request.text, request.offset, unit)
+            text, nothing = refine(text, around)
+            if nothing and reason not in ("deadline", "cancelled"):
+                reason = nothing
             trace, token_trace = reading.trace or [], reading.token_trace or []
             use = MemoryUse(
                 len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(snippets)
@@ -83,7 +128,7 @@ class Engine:
                 text=text,
                 model=self.name,
                 memory=use if memory else None,
-                reason=reason if text else "empty",
+                reason=reason,
                 tokens=len(chosen),
                 ms={
                     "load": 0.0,
@@ -110,15 +155,15 @@ class Engine:
         read = len(prompt.ids) - len(decoder.tokens)
         found = recall(model, decoder, prompt.ids)
         snippets, ids = choose(tokenizer, found, request.path, request.snippets)
-        before = self._recalled.get(request.path)
-        if before and covered(snippets, before[0]) >= STILL_RIGHT and all(s.path != request.path for s in before[0]):
-            snippets, ids = before
-        now = time.perf_counter()
-        clock.recall = now - start
-        needed = now - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
+        now = _Recalled(request.path, model.bank.version, snippets, ids)
+        if self._recalled is not None and self._recalled.stays(now):
+            snippets, ids = self._recalled.snippets, self._recalled.ids
+        else:
+            self._recalled = now
+        clock.recall = time.perf_counter() - start
+        needed = time.perf_counter() - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
         if request.deadline is not None and needed * 1000 > request.deadline:
             return [], prompt
-        self._recalled = {request.path: (snippets, ids)}
         return snippets, with_snippets(prompt, ids, tokenizer)
 
 

@@ -17,8 +17,8 @@ class Request:
     have; temperature: 0 is greedy; changed: whether the document differs from what memory holds under its path.
 
     Of memory's three ways into a completion each can be switched: attention, in the memory layers; tokens, the token
-    memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds in which the first
-    token should come; snippets are left out where they would take longer, None leaves none out.
+    memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds, None for no end;
+    snippets are left out where reading them would take longer, and of what is not finished by then whole lines count.
     """
 
     path: str
@@ -53,7 +53,8 @@ class MemoryUse:
 class Completion:
     """An answer. docs/json.md has its JSON form.
 
-    reason: why it ends: line, block, length, end of text, or empty; tokens: how many were generated; ms: milliseconds
+    reason: why it ends: line, block, length, end of text, deadline or cancelled; of an empty one why there is nothing,
+    one of those of `filters.FILTERS` too; tokens: how many were generated; ms: milliseconds
     by stage; provenance: the lines of memory that weighed most, heaviest first.
     """
 

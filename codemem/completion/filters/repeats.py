@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from codemem.completion.filters.around import Around
+
+LEAST = 4  # characters of a line that is said to be repeated
+
+
+def without_what_is_below(text: str, around: Around) -> str:
+    """What stands behind the cursor already is not written once more: the rest of its line, then the lines below."""
+    rest, whole = around.line_after.strip(), text.rstrip()
+    if rest:
+        for length in range(min(len(rest), len(whole)), 0, -1):
+            if whole.endswith(rest[:length]) and (length > 1 or rest[0] in ")]}\"'`;,:"):
+                return whole[:-length]
+        return text
+    lines = text.split("\n")
+    first = (around.line_before + lines[0]).strip()
+    stripped = [first, *(line.strip() for line in lines[1:])]
+    for count in range(len(lines), 0, -1):
+        visible = [line for line in stripped[-count:] if line]
+        if visible and visible == around.below[: len(visible)] and len("".join(visible)) >= LEAST:
+            return "\n".join(lines[:-count])
+    if len(lines) > 1 and around.below and stripped[-1] == around.below[0]:  # the bracket that closes the block
+        return "\n".join(lines[:-1])
+    return text
+
+
+def without_what_is_above(text: str, around: Around) -> str:
+    """A line that says once more what the last one said, or a block whose first two lines do, helps nobody."""
+    lines = [line.strip() for line in (around.line_before + text).split("\n") if line.strip()]
+    count = 1 if around.unit == "line" else 2
+    repeated = lines[:count]
+    if len(repeated) == count and repeated == around.above[-count:] and len("".join(repeated)) >= LEAST:
+        return ""
+    return text
