@@ -11,8 +11,8 @@ _LOOK_BACK = 4000  # characters before the cursor
 
 
 def without_unopened(text: str, around: Around) -> str:
-    """Text up to the first bracket that closes nothing: neither what it opened itself, nor what is open at the cursor and
-    not closed on the rest of its line."""
+    """Text up to the first bracket that closes nothing: neither what it opened itself, nor what is open at the cursor
+    and not closed on the rest of its line."""
     leader = comment_leader(around.path)
     opened = list[str]()
     for _, bracket in _brackets(around.before[-_LOOK_BACK:], leader):
