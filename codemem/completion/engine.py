@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from codemem.completion.decode import Clock, Step, decode
 from codemem.completion.filters import refine
 from codemem.completion.filters.around import Around
+from codemem.completion.filters.repeats import start_of_what_is_below
+from codemem.completion.infill import infill_of, with_suffix
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
 from codemem.completion.snippets import Snippet, choose, covered
-from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
+from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, unit_at
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
@@ -48,6 +50,7 @@ class Engine:
     def __init__(self, model: MemorizingModel, name: str, *, drafts: int = 7) -> None:
         self.model, self.name, self.drafts = model, name, drafts
         self.vocabulary = Vocabulary(model.tokenizer)
+        self.infill = infill_of(model.tokenizer)
         self._cache = PrefixCache(model)
         self._recalled: _Recalled | None = None
 
@@ -82,7 +85,7 @@ class Engine:
 
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
         unit = unit_at(request.text, request.offset)
-        indent = header_indent(request.text, request.offset)
+        around = Around(request.path, request.text, request.offset, unit)
         most = request.max_tokens or MAX_TOKENS[unit]
         text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
@@ -91,6 +94,8 @@ class Engine:
             snippets: list[Snippet] = []
             if memory and request.recall and len(bank):
                 snippets, prompt = self._with_snippets(request, prompt, clock, begin)
+            if self.infill is not None:
+                prompt = with_suffix(prompt, request, self.model.tokenizer, self.infill)
             steps = decode(
                 self.model,
                 self._cache.decoder((request.path, bool(snippets)), prompt.ids),
@@ -106,9 +111,12 @@ class Engine:
             chosen: list[int] = []
             with closing(steps):
                 for text in _texts(steps, chosen):
-                    end = end_of_line(text) if unit == "line" else end_of_block(text, indent)
+                    end = end_of_line(text) if unit == "line" else end_of_block(text, around.indent)
                     if end is not None:
                         text, reason = text[:end], unit
+                        break
+                    if (end := start_of_what_is_below(text, around)) is not None:
+                        text, reason = text[:end], "what stands below"
                         break
                     if len(chosen) == most:
                         reason = "length"
@@ -116,7 +124,6 @@ class Engine:
                     show(text)
             if reason in ("deadline", "cancelled"):
                 text = text[: text.rfind("\n") + 1] if reason == "deadline" else ""
-            around = Around(request.path, request.text, request.offset, unit)
             text, nothing = refine(text, around)
             if nothing and reason not in ("deadline", "cancelled"):
                 reason = nothing

@@ -13,8 +13,9 @@ class Request:
     """A place in a document at which text is wanted.
 
     path: relative to the repository, with slashes; text: the whole document; offset: the cursor, in characters;
-    context: prompt tokens at most; max_tokens: generated tokens at most, by default as many as a line or a block may
-    have; temperature: 0 is greedy; changed: whether the document differs from what memory holds under its path.
+    context: prompt tokens at most, and a quarter as many for what stands behind the cursor; max_tokens: generated
+    tokens at most, by default as many as a line or a block may have; temperature: 0 is greedy; changed: whether the
+    document differs from what memory holds under its path.
 
     Of memory's three ways into a completion each can be switched: attention, in the memory layers; tokens, the token
     memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds, None for no end;
@@ -53,9 +54,9 @@ class MemoryUse:
 class Completion:
     """An answer. docs/json.md has its JSON form.
 
-    reason: why it ends: line, block, length, end of text, deadline or cancelled; of an empty one why there is nothing,
-    one of those of `filters.FILTERS` too; tokens: how many were generated; ms: milliseconds
-    by stage; provenance: the lines of memory that weighed most, heaviest first.
+    reason: why it ends: line, block, what stands below, length, end of text, deadline or cancelled; of an empty one why
+    there is nothing, one of those of `filters.FILTERS` too; tokens: how many were generated; ms: milliseconds by stage;
+    provenance: the lines of memory that weighed most, heaviest first.
     """
 
     text: str

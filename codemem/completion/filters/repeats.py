@@ -25,6 +25,17 @@ def without_what_is_below(text: str, around: Around) -> str:
     return text
 
 
+def start_of_what_is_below(text: str, around: Around) -> int | None:
+    """Where a text that is being written comes to the line below the cursor, which needs no more writing; None while it
+    does not."""
+    end = text.rfind("\n")
+    start = text.rfind("\n", 0, max(0, end)) + 1
+    line = text[start : max(0, end)].strip()
+    if start > 0 and len(line) >= LEAST and not around.line_after.strip() and line == (around.below or [""])[0]:
+        return start
+    return None
+
+
 def without_what_is_above(text: str, around: Around) -> str:
     """A line that says once more what the last one said, or a block whose first two lines do, helps nobody."""
     lines = [line.strip() for line in (around.line_before + text).split("\n") if line.strip()]
