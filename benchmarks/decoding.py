@@ -133,6 +133,24 @@ def compare(engine: Engine, places: Sequence[Place], count: int) -> dict[str, ob
     }
 
 
+def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
+    """How many of so many texts of `count` tokens are the same, token for token, with drafts and without."""
+    equal, drafted, accepted = 0, 0, 0
+    for place in places:
+        request = Request(place.path, place.text, place.offset, context=128)
+        prompt = build_prompt(request, engine.model.tokenizer, engine.vocabulary)
+        clock, found = Clock(), []
+        with engine.model.bank.hiding(place.path), engine.model.reads(traced=True):
+            decoder = engine.model.decoder()
+            for drafts in (0, DRAFTS):
+                decoder.crop(len(prompt.ids) - 1)
+                steps = decode(engine.model, decoder, engine.vocabulary, prompt, clock=clock, drafts=drafts)
+                found.append([step.token for step in islice(steps, count)])
+        equal += found[0] == found[1]
+        drafted, accepted = drafted + clock.drafted, accepted + clock.accepted
+    return {"texts": len(places), "same": equal, "drafted": drafted, "accepted": accepted}
+
+
 def warm(engine: Engine, places: Sequence[Place], **ways: bool) -> dict[str, object]:
     """Milliseconds of whole one-line completions: the first in a document that was not read yet, and the one after the
     next character was typed."""
@@ -153,6 +171,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = arguments("Milliseconds per token and per completion.")
     parser.add_argument("--cursors", type=int, default=200, help="of whole completions")
+    parser.add_argument("--same", type=int, default=500, help="texts generated with drafts and without")
     parser.add_argument("--prompts", type=int, default=30, help="for milliseconds per token")
     parser.add_argument("--tokens", type=int, default=24, help="generated after each prompt")
     options = parser.parse_args()
@@ -178,6 +197,7 @@ def main() -> None:
         model=pretrained.name,
         entries=len(bank),
         by_token=by_token,
+        drafts=same(engine, places(found, options.same, 2), options.tokens),
         cursors=options.cursors,
         completion_ms=whole,
     )
