@@ -21,6 +21,8 @@ from codemem.completion.decode import Clock, decode
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import Prompt, build_prompt
 from codemem.completion.request import Request
+from codemem.models.decoder import TransformersDecoder
+from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
 from indexer.documents import Document
@@ -151,6 +153,33 @@ def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
     return {"texts": len(places), "same": equal, "drafted": drafted, "accepted": accepted}
 
 
+def quality(model: MemorizingModel, documents: Sequence[Document], count: int) -> dict[str, object]:
+    """The next 32 tokens of documents after their first 512, as they are: nats per token and share that is the most
+    likely one, by our forward pass, 16 positions at a time, and by transformers'."""
+    results: dict[str, object] = {}
+    for name, on in (("no memory", False), ("both memories", True)):
+        nats: dict[str, list[float]] = {"ours": [], "transformers": []}
+        first: dict[str, list[bool]] = {"ours": [], "transformers": []}
+        for document in documents:
+            ids = tokenize(model.tokenizer, document.text)[0][:544]
+            if len(ids) < 544 or len(nats["ours"]) >= 32 * count:
+                continue
+            with model.bank.hiding(document.path), model.reads(attention=on, tokens=on):
+                ways = {"ours": model.decoder(), "transformers": TransformersDecoder(model)}
+                for way, decoder in ways.items():
+                    logits = [decoder.read(ids[:512])]
+                    logits += [decoder.read(ids[512:528], 16), decoder.read(ids[528:543], 15)]
+                    found = torch.cat(logits).log_softmax(dim=-1)
+                    truth = torch.tensor(ids[512:])
+                    nats[way] += (-found.gather(1, truth[:, None]).squeeze(1)).tolist()
+                    first[way] += (found.argmax(dim=-1) == truth).tolist()
+        results[name] = {
+            way: {"nats": round(statistics.mean(nats[way]), 4), "most_likely": round(statistics.mean(first[way]), 4)}
+            for way in nats
+        } | {"tokens": len(nats["ours"])}
+    return results
+
+
 def warm(engine: Engine, places: Sequence[Place], **ways: bool) -> dict[str, object]:
     """Milliseconds of whole one-line completions: the first in a document that was not read yet, and the one after the
     next character was typed."""
@@ -197,6 +226,7 @@ def main() -> None:
         model=pretrained.name,
         entries=len(bank),
         by_token=by_token,
+        quality=quality(pretrained.model, found, options.prompts),
         drafts=same(engine, places(found, options.same, 2), options.tokens),
         cursors=options.cursors,
         completion_ms=whole,
