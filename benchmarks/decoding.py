@@ -214,7 +214,6 @@ def main() -> None:
     cursors = places(found, options.cursors, 0)
     whole = {
         "no memory": warm(engine, cursors, attention=False, tokens=False, recall=False),
-        "token memory": warm(engine, cursors, attention=False, recall=False),
         "both memories": warm(engine, cursors, recall=False),
     }
     shown = by_token["ms_per_token"]

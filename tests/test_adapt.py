@@ -158,7 +158,7 @@ def test_mass_is_the_share_of_attention_that_memory_takes(scanned):
     for end in range(length - piece.scored, length):
         with torch.no_grad(), model.reads(tokens=False, last=1, traced=True) as reading:
             model(input_ids=piece.ids[:, :end], use_cache=False)
-            shares.append(reading.trace[0][1].sum(dim=-1))
+            shares.append(reading.trace[0][1][:, -1].sum(dim=-1))
     assert torch.allclose(mass[BIASES.index(-2.0)][0], torch.stack(shares).mean(dim=0), atol=1e-5)
 
 

@@ -152,8 +152,8 @@ class IVFIndex(_FaissIndex):
     Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it
     changes no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
 
-    What is added to a finished index stands behind it and is searched exactly, until there are TAIL_ROWS of it: to find
-    the cells of a document's keys takes longer than to search them a few times.
+    What is added to a finished index stands behind it and is searched exactly, the last TAIL_ROWS of it: to find the
+    cells of a document's keys takes longer than to search them a few times.
     """
 
     def __init__(self, keys: Tensor, nlist: int, *, rows: int | None = None, bits: int = 16) -> None:
@@ -188,14 +188,15 @@ class IVFIndex(_FaissIndex):
 
     def add(self, keys: Tensor) -> None:
         self._tail = np.concatenate((self._tail, self._vectors(keys)), axis=1)
-        if self._tail.shape[1] >= TAIL_ROWS or super().__len__() < self._trained_for:
-            self._settle()
+        held = self._tail.shape[1]
+        self._settle(held if super().__len__() < self._trained_for else held - TAIL_ROWS)
 
-    def _settle(self) -> None:
-        """Put what stands behind the inverted file into it."""
-        for index, head in zip(self._indexes, self._tail, strict=True):
-            index.add(head)
-        self._tail = self._tail[:, :0].copy()
+    def _settle(self, count: int) -> None:
+        """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits long."""
+        if count > 0:
+            for index, head in zip(self._indexes, self._tail, strict=True):
+                index.add(head[:count])
+            self._tail = self._tail[:, count:].copy()
 
     def _found(self, queries: Tensor, k: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
         scores, rows = super()._found(queries, k, hidden)
@@ -211,7 +212,7 @@ class IVFIndex(_FaissIndex):
 
     def save(self, folder: Path, name: str) -> None:
         """Write one file per key/value head, and one for the rest."""
-        self._settle()
+        self._settle(self._tail.shape[1])
         for head, index in enumerate(self._indexes):
             faiss.write_index(index, str(folder / f"{name}.head{head}.faiss"))
         np.savez(folder / f"{name}.npz", centre=self._centre, trained_for=self._trained_for)
