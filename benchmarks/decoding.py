@@ -144,6 +144,7 @@ def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
         clock, found = Clock(), []
         with engine.model.bank.hiding(place.path), engine.model.reads(traced=True):
             decoder = engine.model.decoder()
+            decoder.read(prompt.ids[:-1])
             for drafts in (0, DRAFTS):
                 decoder.crop(len(prompt.ids) - 1)
                 steps = decode(engine.model, decoder, engine.vocabulary, prompt, clock=clock, drafts=drafts)

@@ -192,7 +192,7 @@ class IVFIndex(_FaissIndex):
         self._settle(held if super().__len__() < self._trained_for else held - TAIL_ROWS)
 
     def _settle(self, count: int) -> None:
-        """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits long."""
+        """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits."""
         if count > 0:
             for index, head in zip(self._indexes, self._tail, strict=True):
                 index.add(head[:count])
