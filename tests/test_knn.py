@@ -117,7 +117,7 @@ def test_a_saved_inverted_file_searches_as_before_and_takes_more(tmp_path):
     index = filled("ivf", keys)
     assert isinstance(index, IVFIndex)
     index.save(tmp_path, "layer3")
-    loaded = IVFIndex.load(tmp_path, "layer3", KV_HEADS)
+    loaded = IVFIndex.load(tmp_path, "layer3")
     nothing = Hidden(torch.zeros(900, dtype=torch.bool))
     assert len(loaded) == 900
     assert torch.equal(loaded.search(more, 10, nothing), index.search(more, 10, nothing))
@@ -156,14 +156,14 @@ def test_what_is_added_later_is_found_beside_the_rest(data, k, seed):
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half of a file"])
-@pytest.mark.parametrize("name", ["layer3.npz", "layer3.head1.faiss"])
+@pytest.mark.parametrize("name", ["layer3.npz", "layer3.faiss"])
 def test_a_damaged_inverted_file_is_an_error_that_callers_expect(tmp_path, name, damage):
     index = filled("ivf", random(KV_HEADS, 300, D, seed=9))
     assert isinstance(index, IVFIndex)
     index.save(tmp_path, "layer3")
     (tmp_path / name).write_bytes(damage)
     with pytest.raises((OSError, RuntimeError, ValueError)):
-        IVFIndex.load(tmp_path, "layer3", KV_HEADS)
+        IVFIndex.load(tmp_path, "layer3")
 
 
 def test_the_kind_is_chosen_by_size_and_a_bank_can_outgrow_its_index():

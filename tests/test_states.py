@@ -291,7 +291,7 @@ def test_a_document_may_go_and_come_between_snapshot_and_bank(large):
     assert (similarity <= 1.0001).all()
 
 
-@pytest.mark.parametrize("name", ["states.npz", "states.centre.npy", "states.head0.faiss"])
+@pytest.mark.parametrize("name", ["states.npz", "states.centre.npy", "states.faiss"])
 @pytest.mark.parametrize("damage", [b"", b"{}", None])
 def test_a_damaged_snapshot_is_ignored(large, name, damage):
     (folder,) = (large.folder / "index").iterdir()

@@ -402,7 +402,7 @@ def test_a_snapshot_of_mostly_dead_documents_is_not_used(large):
     assert bank.documents == ("0.py", "4.py")
 
 
-@pytest.mark.parametrize("name", ["order.json", "layer1.npz", "layer1.head0.faiss"])
+@pytest.mark.parametrize("name", ["order.json", "layer1.npz", "layer1.faiss"])
 @pytest.mark.parametrize("damage", ["", "half", "[1, 2]", "{}x", None])
 def test_a_damaged_snapshot_is_ignored(large, name, damage):
     (folder,) = snapshot_folders(large)

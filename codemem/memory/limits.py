@@ -13,6 +13,7 @@ from pathlib import Path
 
 from codemem.errors import CodememError
 from codemem.memory.manifest import Manifest, Record
+from codemem.memory.order import snapshot_folder
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -52,7 +53,7 @@ def surplus(manifest: Manifest) -> list[tuple[Path, int]]:
     needed = {manifest.blob_path(record.blob) for record in manifest.documents()}
     left = {manifest.blob_path(name): blob.left_ns for name, blob in manifest.known_blobs().items()}
     blobs = sorted(set(manifest.blobs.iterdir()) - needed, key=lambda file: (left.get(file, 0), file.name))
-    current = manifest.folder / "index" / (manifest.get("snapshot") or "-")
+    current = snapshot_folder(manifest)
     indexes = [file for file in sorted((manifest.folder / "index").rglob("*")) if file.is_file()]
     others = [file for file in indexes if current not in file.parents]
     aside = sorted(manifest.folder.glob("manifest.damaged-*.db"))

@@ -16,18 +16,23 @@ EXACT_ENTRIES = 32_768
 DRIFT = 0.05
 # Share of rows that may be dead, in a bank or in the kept indexes, before they are made without them.
 COMPACT_ABOVE = 0.3
-_KEY = "snapshot"
+_KEY = "snapshot 2"  # another number with every change of its files
 # Path, blob and number of entries of each document, in the order of their rows.
 Order = list[tuple[str, str, int]]
+
+
+def snapshot_folder(manifest: Manifest) -> Path | None:
+    """Where the kept indexes are, if there are any."""
+    name = manifest.get(_KEY)
+    return manifest.folder / "index" / name if name else None
 
 
 def snapshot_order(manifest: Manifest) -> tuple[Path | None, Order]:
     """The snapshot's folder, and its order, with the documents that are gone; nothing where there is none that can be
     read."""
-    name = manifest.get(_KEY)
-    if not name:
+    folder = snapshot_folder(manifest)
+    if folder is None:
         return None, []
-    folder = manifest.folder / "index" / name
     try:
         return folder, [(path, blob, count) for path, blob, count in json.loads((folder / "order.json").read_text())]
     except (OSError, TypeError, ValueError):

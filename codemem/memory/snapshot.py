@@ -123,7 +123,7 @@ def _write(folder: Path, bank: Bank) -> None:
 def _load_indexes(folder: Path, bank: Bank) -> None:
     """Give the bank the snapshot's indexes; none of them where one cannot be read."""
     try:
-        indexes = {layer: IVFIndex.load(folder, f"layer{layer}", kv) for layer, (kv, _) in bank.shapes.items()}
+        indexes = {layer: IVFIndex.load(folder, f"layer{layer}") for layer in bank.shapes}
         if bank.states is not None:
             bank.states.load(folder)
     except (OSError, RuntimeError, ValueError):

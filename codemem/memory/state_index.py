@@ -124,7 +124,7 @@ class StateIndex:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
-        index = IVFIndex.load(folder, _FILE, 1)
+        index = IVFIndex.load(folder, _FILE)
         try:
             centre = torch.from_numpy(np.load(folder / f"{_FILE}.centre.npy"))
         except EOFError as error:
