@@ -193,3 +193,19 @@ def test_exact_search_keeps_the_keys_in_the_models_dtype():
     torch.testing.assert_close(
         (rounded[:, :4] @ rounded.transpose(1, 2)).float().gather(2, found), expected, rtol=0, atol=0
     )
+
+
+@settings(max_examples=20, deadline=None)
+@given(m=st.integers(1, 60), seed=st.integers(0, 2**20))
+def test_what_an_inverted_file_finds_for_a_query_does_not_depend_on_the_others(m, seed):
+    """So a draft that was verified together is what would have been generated one by one."""
+    keys = random(KV_HEADS, 1500, 64, seed=1)
+    index = IVFIndex(keys[:, :1200], nlist=40)
+    for piece in keys.split([1200, 300], dim=1):
+        index.add(piece)
+    assert index._tail.shape[1] == 300
+    queries = random(KV_HEADS, m, 64, seed=seed)
+    hidden = Hidden(torch.arange(1500) % 7 == 0)
+    together = index.search(queries, 20, hidden)
+    alone = torch.cat([index.search(query, 20, hidden) for query in queries.split(1, dim=1)], dim=1)
+    assert torch.equal(together, alone)

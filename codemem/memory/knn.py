@@ -30,6 +30,7 @@ PROBED = 1 / 48
 TAIL_ROWS = 2_048
 _ITERATIONS = 10  # of k-means, as FAISS trains an inverted file
 _QUERIES_TO_SHARE = 4
+_ONE_BY_ONE = 18
 
 
 class Hidden:
@@ -169,19 +170,19 @@ class IVFIndex:
         self._open(kv_heads)
 
     def _open(self, kv_heads: int) -> None:
-        """Read the cells off the file."""
+        """Take the cells of each head off the file."""
         total, d = self._file.nlist, self._file.d
-        centroids = self._file.quantizer.reconstruct_n(0, total).reshape(kv_heads, -1, d)
-        self._cells = torch.from_numpy(centroids)
-        self._norms = self._cells.square().sum(dim=-1).unsqueeze(1)
-        self._first_cells = torch.arange(0, total, total // kv_heads).view(-1, 1, 1)
+        self._quantisers = []
+        for centroids in self._file.quantizer.reconstruct_n(0, total).reshape(kv_heads, -1, d):
+            self._quantisers.append(faiss.IndexFlatL2(d))
+            self._quantisers[-1].add(centroids)
         self.nprobe = max(1, round(total // kv_heads * PROBED))
         self._tail = torch.empty(kv_heads, 0, d)
 
     @property
     def _settled(self) -> int:
         """Rows in the inverted file."""
-        return int(self._file.ntotal) // len(self._cells)
+        return int(self._file.ntotal) // len(self._quantisers)
 
     def __len__(self) -> int:
         return self._settled + self._tail.shape[1]
@@ -199,11 +200,9 @@ class IVFIndex:
         if count <= 0:
             return
         rows = np.arange(self._settled, self._settled + count)
-        for number, (cells, keys) in enumerate(zip(self._cells, self._tail, strict=True)):
-            nearest = faiss.IndexFlatL2(self._file.d)
-            nearest.add(cells.numpy())
+        for number, (quantiser, keys) in enumerate(zip(self._quantisers, self._tail, strict=True)):
             head = np.ascontiguousarray(keys[:count].numpy())
-            places = nearest.search(head, 1)[1].ravel() + number * len(cells)
+            places = quantiser.search(head, 1)[1].ravel() + number * quantiser.ntotal
             self._file.add_core(count, *map(faiss.swig_ptr, (head, rows, places)))
         self._tail = self._tail[:, count:].clone()
 
@@ -211,11 +210,15 @@ class IVFIndex:
         return _vectors(keys.detach().float().cpu() - self._centre)
 
     def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
+        """As `Index.search`; what is found for a query does not depend on the others."""
         wanted = queries.detach().float().cpu()
         scores, rows = self._found(wanted, k, hidden)
         if self._tail.shape[1]:
             first = self._settled
-            behind = (wanted @ self._tail.transpose(1, 2)).masked_fill_(hidden.mask[first:].cpu(), float("-inf"))
+            pairs = zip(self._tail, wanted, strict=True)
+            # One query at a time, for the same reason as in `_nearest_cells`.
+            behind = torch.stack([torch.stack([tail @ query for query in head]) for tail, head in pairs])
+            behind.masked_fill_(hidden.mask[first:].cpu(), float("-inf"))
             every = torch.cat((scores.masked_fill_(rows < 0, float("-inf")), behind), dim=-1)
             rows = torch.cat((rows, torch.arange(first, len(self)).expand_as(behind)), dim=-1)
             best, order = every.topk(k, dim=-1)
@@ -226,10 +229,7 @@ class IVFIndex:
         """Of the inverted file: scores float32 and rows int64, both [kv_heads, m, k], -1 for a row that is not
         there."""
         kv_heads, m, d = queries.shape
-        nprobe = min(self.nprobe, self._cells.shape[1])
-        distances = torch.baddbmm(self._norms, queries, self._cells.transpose(1, 2), alpha=-2)
-        distances, cells = distances.topk(nprobe, dim=-1, largest=False)
-        cells += self._first_cells
+        distances, cells = self._nearest_cells(queries.numpy())
         asked, count = queries.reshape(-1, d).contiguous(), kv_heads * m
         scores, rows = torch.empty(kv_heads, m, k), torch.empty(kv_heads, m, k, dtype=torch.int64)
         # Threads share the queries; of a few, as those of a generated token are, the cells of each.
@@ -238,14 +238,27 @@ class IVFIndex:
             count,
             _pointer(asked),
             k,
-            _pointer(cells),
-            _pointer(distances),
+            faiss.swig_ptr(cells),
+            faiss.swig_ptr(distances),
             _pointer(scores),
             _pointer(rows),
             False,
-            faiss.SearchParametersIVF(nprobe=nprobe, **_selected(hidden)),
+            faiss.SearchParametersIVF(nprobe=cells.shape[-1], **_selected(hidden)),
         )
         return scores, rows
+
+    def _nearest_cells(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances float32 and cells int64 [kv_heads * m, nprobe] for queries [kv_heads, m, d], nearest first.
+
+        Of so few at a time FAISS computes each by itself, so that none changes what is found for another.
+        """
+        nprobe, found = min(self.nprobe, self._quantisers[0].ntotal), []
+        for number, (quantiser, head) in enumerate(zip(self._quantisers, queries, strict=True)):
+            for first in range(0, len(head), _ONE_BY_ONE):
+                distances, cells = quantiser.search(head[first : first + _ONE_BY_ONE], nprobe)
+                found.append((distances, cells + number * quantiser.ntotal))
+        distances, cells = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return distances, cells
 
     def save(self, folder: Path, name: str) -> None:
         """Write the inverted file, and another for the rest."""
