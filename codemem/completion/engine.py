@@ -17,7 +17,7 @@ from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
 from codemem.completion.snippets import Snippet, choose, covered
-from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, unit_at
+from codemem.completion.stopping import MAX_TOKENS, Ending, piece_at
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
@@ -84,8 +84,9 @@ class Engine:
             return reason == "end of text"
 
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
-        unit = unit_at(request.text, request.offset)
-        around = Around(request.path, request.text, request.offset, unit)
+        piece = piece_at(request.path, request.text, request.offset)
+        unit, ending = piece.unit, Ending(request.path, request.text, request.offset, piece)
+        around = Around(request.path, request.text, request.offset, unit, piece.indent)
         most = request.max_tokens or MAX_TOKENS[unit]
         text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
@@ -111,8 +112,7 @@ class Engine:
             chosen: list[int] = []
             with closing(steps):
                 for text in _texts(steps, chosen):
-                    end = end_of_line(text) if unit == "line" else end_of_block(text, around.indent)
-                    if end is not None:
+                    if (end := ending.of(text)) is not None:
                         text, reason = text[:end], unit
                         break
                     if (end := start_of_what_is_below(text, around)) is not None:

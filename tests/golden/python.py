@@ -103,6 +103,7 @@ smile = ‸
 #= ":)"  # and :(
 
 #: a block that is not indented
+class Circle:
     def area(self):‸
 #> 
 #>     return 1

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from codemem.completion.stopping import Unit, header_indent
+from codemem.completion.stopping import Unit
 
 
 @dataclass(frozen=True)
 class Around:
-    """path: the document's; text: all of it; offset: the cursor, in characters; unit: what is completed."""
+    """path: the document's; text: all of it; offset: the cursor, in characters; unit: what is completed; indent: that of
+    the block's header, in characters."""
 
     path: str
     text: str
     offset: int
     unit: Unit
+    indent: int = 0
 
     @property
     def before(self) -> str:
@@ -44,11 +46,6 @@ class Around:
     def below(self) -> list[str]:
         """The lines below the cursor's that are not blank, nearest first, stripped."""
         return _visible(self.after.split("\n")[1:41])
-
-    @cached_property
-    def indent(self) -> int:
-        """The indentation of the block's header, or of the cursor's line, in characters."""
-        return header_indent(self.text, self.offset)
 
 
 def _visible(lines: list[str]) -> list[str]:
