@@ -264,9 +264,10 @@ BLOCKS: dict[str, dict[str, str]] = {
 # Of these the ones whose blocks end with their indentation.
 INDENTED = frozenset({"python", "starlark"})
 
-# Tokens that a string begins and ends with, those that end with their line and those that need not. Grammars that are
-# not here name the two ends of a string.
+# What a string of these grammars begins and ends with, if it ends with its line, and if it need not.
 QUOTES: dict[str, tuple[str, str]] = {
+    "python": ("\" '", "\"\"\" '''"),
+    "starlark": ("\" '", "\"\"\" '''"),
     "javascript": ("\" '", "`"),
     "typescript": ("\" '", "`"),
     "tsx": ("\" '", "`"),
@@ -276,5 +277,5 @@ QUOTES: dict[str, tuple[str, str]] = {
     "c": ("\" '", ""),
     "cpp": ("\" '", ""),
     "cuda": ("\" '", ""),
-    "csharp": ("\" '", '"""'),
+    "csharp": ("\" '", ""),
 }

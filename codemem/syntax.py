@@ -23,7 +23,7 @@ from codemem.grammars import (
     WRAPPERS,
 )
 
-PARSE_SECONDS = 5.0  # a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
+PARSE_SECONDS = 5.0  # of the processor; a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
 MAX_MARKS = 2000  # characters in a row that are no letter or digit: a query is quadratic in unnamed siblings
 MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
 
@@ -175,12 +175,13 @@ def _parsed(
 
 
 def _parse(language: Language, data: bytes, seconds: float) -> Tree | None:
-    """The tree, or None after so many seconds. Progress is reported only where the source is read in pieces."""
-    end = time.monotonic() + seconds
+    """The tree, or None after so many seconds of this thread, so that the same text has the same tree on a busy machine.
+    Progress is reported only where the source is read in pieces."""
+    end = time.thread_time() + seconds
     try:
         return Parser(language).parse(
             lambda byte, _: data[byte : byte + _PIECE],
-            progress_callback=lambda _byte, _error: time.monotonic() > end,  # True stops
+            progress_callback=lambda _byte, _error: time.thread_time() > end,  # True stops
         )
     except ValueError:
         return None

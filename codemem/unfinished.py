@@ -7,6 +7,7 @@ rest is, and once more with those closed that are open at its end.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -61,9 +62,14 @@ class Unfinished:
             return False
         return None if token.parent.type == "ERROR" else token.parent.type in kinds.split()
 
-    def token(self, at: int) -> Node | None:
-        """The one at a byte."""
-        return self.root.descendant_for_byte_range(at, at + 1)
+    def in_statement(self, start: int) -> bool:
+        """Whether what is open at the end, and begins at a byte or later, is part of a statement: a string or brackets, but
+        not those of a block."""
+        if not self.opened or self.opened[-1].at < start:
+            return False
+        at = self.opened[-1].at
+        token = self.root.descendant_for_byte_range(at, at + 1)
+        return self.quoted or (token is not None and self.opens(token) is False)
 
     def header(self, opener: Node) -> str:
         """The line in which what has the block begins."""
@@ -75,38 +81,35 @@ class Unfinished:
 
     def end_of_block(self, at: int) -> int | None:
         """Where the block that a token at a byte opens has ended, in bytes; -1 while it has not; None where broken code
-        does not tell.
-
-        A block in brackets ends with the outermost piece of code that ends in the same row, as with the `});` of a
-        function in a call.
-        """
-        token = self.token(at)
+        does not tell."""
+        token = self.root.descendant_for_byte_range(at, at + 1)
         if token is None or token.parent is None or not self.opens(token):
             return None
         if token.type == "{":
             return -1 if any(open.at == at for open in self.opened) else self._end_in_row(token.parent)
-        if self.language not in INDENTED:
-            last = self._last_token()
-            ended = last is not None and last.start_byte >= token.parent.end_byte
-            return self._row_end(token.parent) if ended else -1
-        block = token.next_sibling
-        while block is not None and block.type != "block":
-            block = block.next_sibling
-        if block is None:
-            return None
-        end = self._row_end(block)
-        return end if self.data[end:].strip() else -1
+        if self.language in INDENTED:
+            block = next((node for node in _behind(token) if node.type == "block"), None)
+            if block is None:
+                return None
+            end = self.data.find(b"\n", block.end_byte)
+            return end if end >= 0 and self.data[end:].strip() else -1
+        kinds = (*BLOCKS[self.language][":"].split(), "}")
+        following = next((node for node in _behind(token.parent) if node.type in kinds), None)
+        if following is None or following.start_byte >= len(self.data):
+            return -1
+        return len(self.data[: following.start_byte].rstrip())
 
-    def _row_end(self, node: Node) -> int:
-        end = self.data.find(b"\n", node.end_byte)
-        return len(self.data) if end < 0 else end
-
-    def _end_in_row(self, node: Node) -> int:
-        row = node.end_point.row
-        while node.parent is not None and node.parent.type != "ERROR" and node.parent.end_point.row == row:
-            node = node.parent
-        end = node.end_byte
-        while self.data[end : end + 1] in (b";", b",", b")"):
+    def _end_in_row(self, block: Node) -> int:
+        """The end of the outermost piece of code that ends in the row in which a block does, as with the `});` of a
+        function in a call; where something goes on in that row, as with `} else {`, that of the brackets."""
+        row, outermost = block.end_point.row, block
+        while (outer := outermost.parent) is not None and outer.type != "ERROR" and outer.end_point.row == row:
+            outermost = outer
+        rest = self.data[outermost.end_byte :].split(b"\n", 1)[0]
+        end, marks = outermost.end_byte, b";,"
+        if rest.strip(b" \t\r;,)]}"):
+            end, marks = block.end_byte, b")];,"
+        while self.data[end : end + 1] and self.data[end] in marks:
             end += 1
         return end
 
@@ -143,7 +146,7 @@ def unfinished(text: str, language: str) -> Unfinished | None:
     if opened:
         closing = "".join(open.closing for open in reversed(opened))
         # In a row of its own, unless that would break a string.
-        row = "" if any(open.quoted for open in opened) else "\n"
+        row = "" if any(open.quoted and open.closing in _short_quotes(language) for open in opened) else "\n"
         if (parsed := parse(f"{text}{row}{closing}", language, PARSE_SECONDS)) is None:
             return None
         root = parsed[1]
@@ -153,7 +156,7 @@ def unfinished(text: str, language: str) -> Unfinished | None:
 def _opened(marks: list[Node], data: bytes, language: str) -> list[Open]:
     """What `marks` leave open. Of strings that end with their line only those of the last one count, since the others have
     ended."""
-    short = QUOTES.get(language, ("\" '", ""))[0].split()
+    short = _short_quotes(language)
     last_row = data.rfind(b"\n") + 1
     opened: list[Open] = []
     for node in sorted(marks, key=lambda node: node.start_byte):
@@ -198,10 +201,21 @@ def _before_docstring(end: Node) -> Node | None:
     return next((node for node in block.parent.children if node.type == ":"), None) if first == string else None
 
 
+def _behind(node: Node) -> Iterator[Node]:
+    """The siblings that follow a node."""
+    while (following := node.next_sibling) is not None:
+        yield following
+        node = following
+
+
+def _short_quotes(language: str) -> list[str]:
+    return QUOTES[language][0].split()
+
+
 @cache
 def _marks(grammar: Language, language: str) -> Query:
     """Finds brackets, and what strings begin and end with."""
-    tokens = [*_CLOSING, *_CLOSING.values(), *" ".join(QUOTES.get(language, ())).split()]
+    tokens = [*_CLOSING, *_CLOSING.values(), *" ".join(QUOTES[language]).split()]
     kinds = [json.dumps(token) for token in dict.fromkeys(tokens) if grammar.id_for_node_kind(token, False) is not None]
     kinds += [f"({kind})" for kind in ("string_start", "string_end") if grammar.id_for_node_kind(kind, True) is not None]
     return Query(grammar, f"[{' '.join(kinds)}] @mark")

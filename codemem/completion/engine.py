@@ -12,12 +12,13 @@ from codemem.completion.filters import refine
 from codemem.completion.filters.around import Around
 from codemem.completion.filters.repeats import start_of_what_is_below
 from codemem.completion.infill import infill_of, with_suffix
+from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
 from codemem.completion.snippets import Snippet, choose, covered
-from codemem.completion.stopping import MAX_TOKENS, Ending, piece_at
+from codemem.completion.stopping import Ending
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
@@ -85,8 +86,8 @@ class Engine:
 
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
         piece = piece_at(request.path, request.text, request.offset)
-        unit, ending = piece.unit, Ending(request.path, request.text, request.offset, piece)
-        around = Around(request.path, request.text, request.offset, unit, piece.indent)
+        around, unit = Around(request.path, request.text, request.offset, piece), piece.unit
+        ending = Ending(piece, around.line_after)
         most = request.max_tokens or MAX_TOKENS[unit]
         text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line

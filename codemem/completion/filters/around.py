@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from codemem.completion.stopping import Unit
+from codemem.completion.piece import Piece
 
 
 @dataclass(frozen=True)
 class Around:
-    """path: the document's; text: all of it; offset: the cursor, in characters; unit: what is completed; indent: that of
-    the block's header, in characters."""
+    """path: the document's; text: all of it; offset: the cursor, in characters; piece: what is completed."""
 
     path: str
     text: str
     offset: int
-    unit: Unit
-    indent: int = 0
+    piece: Piece
 
     @property
     def before(self) -> str:
@@ -41,6 +39,11 @@ class Around:
     def above(self) -> list[str]:
         """The lines above the cursor's that are not blank, nearest last, stripped."""
         return _visible(self.before.split("\n")[:-1][-40:])
+
+    @cached_property
+    def line_below(self) -> str:
+        """The next line below the cursor's that is not blank."""
+        return next((line for line in self.after.split("\n")[1:41] if line.strip()), "")
 
     @cached_property
     def below(self) -> list[str]:
