@@ -1,5 +1,5 @@
-"""Tables for `syntax` and `unfinished`: which file name means which language, which nodes of a grammar define something,
-and which tokens open a block.
+"""Tables for `syntax` and `unfinished`: which file name means which language, which nodes of a grammar define
+something, and which tokens open a block.
 
 Language names are those of tree-sitter-language-pack 0.13. Typst is left out: its scanner ends the process with
 a segmentation fault on deep nesting.

@@ -25,8 +25,8 @@ _STRING_PREFIX = "rRbBuUfFtT"  # of Python
 
 @dataclass(frozen=True)
 class Open:
-    """What is not closed. at: where it begins, in bytes; closing: what would close it; quoted: whether it is a string or a
-    comment."""
+    """What is not closed. at: where it begins, in bytes; closing: what would close it; quoted: whether it is a string
+    or a comment."""
 
     at: int
     closing: str
@@ -63,13 +63,14 @@ class Unfinished:
         return None if token.parent.type == "ERROR" else token.parent.type in kinds.split()
 
     def in_statement(self, start: int) -> bool:
-        """Whether what is open at the end, and begins at a byte or later, is part of a statement: a string or brackets, but
-        not those of a block."""
-        if not self.opened or self.opened[-1].at < start:
+        """Whether the text ends in a string, or in brackets that are not a block's, that began at a byte or later."""
+        if not self.opened:
             return False
-        at = self.opened[-1].at
-        token = self.root.descendant_for_byte_range(at, at + 1)
-        return self.quoted or (token is not None and self.opens(token) is False)
+        inside = next((open for open in self.opened if open.quoted), self.opened[-1])
+        if inside.at < start:
+            return False
+        token = self.root.descendant_for_byte_range(inside.at, inside.at + 1)
+        return inside.quoted or (token is not None and self.opens(token) is False)
 
     def header(self, opener: Node) -> str:
         """The line in which what has the block begins."""
@@ -154,7 +155,7 @@ def unfinished(text: str, language: str) -> Unfinished | None:
 
 
 def _opened(marks: list[Node], data: bytes, language: str) -> list[Open]:
-    """What `marks` leave open. Of strings that end with their line only those of the last one count, since the others have
+    """What `marks` leave open. Of strings that end with their line only those of the last one count: the others have
     ended."""
     short = _short_quotes(language)
     last_row = data.rfind(b"\n") + 1
@@ -217,5 +218,8 @@ def _marks(grammar: Language, language: str) -> Query:
     """Finds brackets, and what strings begin and end with."""
     tokens = [*_CLOSING, *_CLOSING.values(), *" ".join(QUOTES[language]).split()]
     kinds = [json.dumps(token) for token in dict.fromkeys(tokens) if grammar.id_for_node_kind(token, False) is not None]
-    kinds += [f"({kind})" for kind in ("string_start", "string_end") if grammar.id_for_node_kind(kind, True) is not None]
-    return Query(grammar, f"[{' '.join(kinds)}] @mark")
+    kinds += [
+        f"({kind})" for kind in ("string_start", "string_end") if grammar.id_for_node_kind(kind, True) is not None
+    ]
+    query: Query = Query(grammar, f"[{' '.join(kinds)}] @mark")
+    return query

@@ -8,7 +8,7 @@ from codemem.unfinished import Unfinished, unfinished
 
 
 class Ending:
-    """Where the text ends that is written for a piece. It is asked whenever there is more of the text, and parses it once
+    """Where the text ends that is written for a piece. It is asked whenever there is more of the text, and parses once
     for every new line. rest: what stands behind the cursor on its line."""
 
     def __init__(self, piece: Piece, rest: str) -> None:

@@ -29,8 +29,8 @@ def opens_block(before: str) -> bool:
 
 
 def end_of_line(text: str, start: int) -> int | None:
-    """Where the first line with text from `start` on ends, or None while it does not. Where the line was complete at the
-    cursor, text starts with a newline and the line meant is the next one."""
+    """Where the first line with text from `start` on ends, or None while it does not. Where the line was complete at
+    the cursor, text starts with a newline and the line meant is the next one."""
     start = len(text) - len(text[start:].lstrip())
     end = text.find("\n", start)
     return None if end < 0 or start == len(text) else end
