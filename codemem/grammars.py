@@ -236,7 +236,7 @@ _C_BLOCKS = {
 BLOCKS: dict[str, dict[str, str]] = {
     "python": {
         ":": "function_definition class_definition if_statement elif_clause else_clause for_statement while_statement"
-        " try_statement except_clause except_group_clause finally_clause with_statement match_statement case_clause"
+        " try_statement except_clause finally_clause with_statement match_statement case_clause"
     },
     "starlark": {":": "function_definition if_statement elif_clause else_clause for_statement"},
     "javascript": _JAVASCRIPT_BLOCKS,

@@ -193,10 +193,10 @@ def _close(opened: list[Open], closing: str) -> None:
 def _before_docstring(end: Node) -> Node | None:
     """The colon of the definition whose docstring ends here; None where the string is another one."""
     string = end.parent
-    while string is not None and string.parent is not None and string.parent.type != "block":
+    if string is not None and string.parent is not None and string.parent.type == "expression_statement":
         string = string.parent
     block = string.parent if string is not None else None
-    if string is None or block is None or block.parent is None or block.parent.type not in _DOCUMENTED:
+    if block is None or block.parent is None or block.parent.type not in _DOCUMENTED:
         return None
     first = next((node for node in block.named_children if node.type != "comment"), None)
     return next((node for node in block.parent.children if node.type == ":"), None) if first == string else None

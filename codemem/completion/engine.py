@@ -125,6 +125,8 @@ class Engine:
                     show(text)
             if reason in ("deadline", "cancelled"):
                 text = text[: text.rfind("\n") + 1] if reason == "deadline" else ""
+            if reason == "length" and (whole := text[: text.rfind("\n") + 1]).strip():
+                text = whole
             text, nothing = refine(text, around)
             if nothing and reason not in ("deadline", "cancelled"):
                 reason = nothing
