@@ -256,7 +256,7 @@ def test_rows_of_the_output_layer_without_a_token_are_never_taken():
     ],
 )
 def test_a_completion_says_why_it_ends(engine, text, answer, end, expected, reason):
-    asked = request(text)
+    asked = request(text, path="src/a.c" if "{" in text else "src/a.py")
     scripted(engine, asked, answer, end)
     completion = engine.complete(asked)
     assert (completion.text, completion.reason) == (expected, reason)

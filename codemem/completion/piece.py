@@ -49,9 +49,7 @@ def piece_at(path: str, text: str, offset: int) -> Piece:
         return line
     tree = unfinished(before, language) if language else None
     token = tree.last_token() if tree is not None else None
-    opens = False if tree is not None else None
-    if tree is not None and token is not None:
-        opens = tree.opens(token)
+    opens = None if tree is None else token is not None and tree.opens(token)
     if tree is not None and token is not None and opens:
         indent = indentation(tree.header(token))
         block = Piece(language, before, "block", indent, token.start_byte, token.type == "{")
