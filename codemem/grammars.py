@@ -1,4 +1,5 @@
-"""Tables for `syntax`: which file name means which language, and which nodes of a grammar define something.
+"""Tables for `syntax` and `unfinished`: which file name means which language, which nodes of a grammar define
+something, and which tokens open a block.
 
 Language names are those of tree-sitter-language-pack 0.13. Typst is left out: its scanner ends the process with
 a segmentation fault on deep nesting.
@@ -222,3 +223,59 @@ WRAPPERS = frozenset(
         "type_declaration",
     }
 )
+
+_JAVASCRIPT_BLOCKS = {"{": "statement_block class_body switch_body", ":": "switch_case switch_default"}
+_TYPESCRIPT_BLOCKS = {**_JAVASCRIPT_BLOCKS, "{": _JAVASCRIPT_BLOCKS["{"] + " interface_body enum_body object_type"}
+_C_BLOCKS = {
+    "{": "compound_statement field_declaration_list enumerator_list declaration_list",
+    ":": "case_statement",
+}
+
+# {language: {token: nodes of which it opens a block that is to be filled}}. Where a token is in no such node, as the
+# bracket of an array or the colon of a lambda, what it opens is part of a statement. The other grammars are not asked.
+BLOCKS: dict[str, dict[str, str]] = {
+    "python": {
+        ":": "function_definition class_definition if_statement elif_clause else_clause for_statement while_statement"
+        " try_statement except_clause finally_clause with_statement match_statement case_clause"
+    },
+    "starlark": {":": "function_definition if_statement elif_clause else_clause for_statement"},
+    "javascript": _JAVASCRIPT_BLOCKS,
+    "typescript": _TYPESCRIPT_BLOCKS,
+    "tsx": _TYPESCRIPT_BLOCKS,
+    "go": {
+        "{": "block field_declaration_list interface_type expression_switch_statement type_switch_statement"
+        " select_statement",
+        ":": "expression_case type_case communication_case default_case",
+    },
+    "rust": {"{": "block match_block declaration_list field_declaration_list enum_variant_list"},
+    "java": {
+        "{": "block constructor_body class_body interface_body enum_body annotation_type_body module_body switch_block",
+        ":": "switch_block_statement_group",
+    },
+    "c": _C_BLOCKS,
+    "cpp": _C_BLOCKS,
+    "cuda": _C_BLOCKS,
+    "csharp": {
+        "{": "block declaration_list enum_member_declaration_list accessor_list switch_body switch_expression",
+        ":": "switch_section",
+    },
+}
+
+# Of these the ones whose blocks end with their indentation.
+INDENTED = frozenset({"python", "starlark"})
+
+# What a string of these grammars begins and ends with, if it ends with its line, and if it need not.
+QUOTES: dict[str, tuple[str, str]] = {
+    "python": ("\" '", "\"\"\" '''"),
+    "starlark": ("\" '", "\"\"\" '''"),
+    "javascript": ("\" '", "`"),
+    "typescript": ("\" '", "`"),
+    "tsx": ("\" '", "`"),
+    "go": ('"', "`"),
+    "rust": ("", '"'),  # an apostrophe may be a lifetime's
+    "java": ('"', '"""'),
+    "c": ("\" '", ""),
+    "cpp": ("\" '", ""),
+    "cuda": ("\" '", ""),
+    "csharp": ("\" '", ""),
+}

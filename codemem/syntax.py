@@ -23,7 +23,9 @@ from codemem.grammars import (
     WRAPPERS,
 )
 
-PARSE_SECONDS = 5.0  # a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
+PARSE_SECONDS = (
+    5.0  # of the processor; a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
+)
 MAX_MARKS = 2000  # characters in a row that are no letter or digit: a query is quadratic in unnamed siblings
 MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
 
@@ -155,23 +157,31 @@ def _kinds(language: Language) -> list[str]:
     )
 
 
-def _parsed(text: str, data: bytes, language: str | None) -> tuple[_Grammar, Node] | None:
+def parse(text: str, language: str, seconds: float) -> tuple[Language, Node] | None:
+    """The grammar of a language and the root of the tree of `text`; None where there is no grammar, too many marks, or
+    too little time."""
+    parsed = _parsed(text, text.encode("utf-8", "replace"), language, seconds)
+    return (parsed[0].language, parsed[1]) if parsed else None
+
+
+def _parsed(text: str, data: bytes, language: str | None, seconds: float | None = None) -> tuple[_Grammar, Node] | None:
     """The grammar of a language and the root of the tree of `text`, encoded as `data`; None where there is no
-    grammar, too many marks or too little time."""
+    grammar, too many marks or too little time, PARSE_SECONDS unless said."""
     grammar = _grammar(language) if language else None
     if grammar is None or any(len(run) > MAX_MARKS for run in _MARKS.findall(text)):
         return None
-    tree = _parse(grammar.language, data)
+    tree = _parse(grammar.language, data, PARSE_SECONDS if seconds is None else seconds)
     return (grammar, tree.root_node) if tree else None
 
 
-def _parse(language: Language, data: bytes) -> Tree | None:
-    """The tree, or None after PARSE_SECONDS. Progress is reported only where the source is read in pieces."""
-    end = time.monotonic() + PARSE_SECONDS
+def _parse(language: Language, data: bytes, seconds: float) -> Tree | None:
+    """The tree, or None after so many seconds of the processor, so that a text has a tree on a busy machine too.
+    Progress is reported only where the source is read in pieces."""
+    end = time.thread_time() + seconds
     try:
         return Parser(language).parse(
             lambda byte, _: data[byte : byte + _PIECE],
-            progress_callback=lambda _byte, _error: time.monotonic() > end,  # True stops
+            progress_callback=lambda _byte, _error: time.thread_time() > end,  # True stops
         )
     except ValueError:
         return None

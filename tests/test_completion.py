@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from codemem.completion.decode import CHUNK, allowed, decode
 from codemem.completion.engine import Engine
+from codemem.completion.piece import MAX_TOKENS
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.completion.scripted import ScriptedDecoder
-from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, header_indent, unit_at
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.encode import header_tokens, tokenize
@@ -195,93 +195,6 @@ def test_healing_lets_the_model_take_a_longer_token(engine):
     assert [next(steps).text for _ in range(2)] == [b"f", b"def"]
 
 
-# Where a completion ends: `|` is the cursor.
-
-
-@pytest.mark.parametrize(
-    ("text", "unit"),
-    [
-        ("def f(x):\n    |", "block"),
-        ("def f(x):|", "block"),
-        ("def f(x):|  # what it does", "line"),
-        ("def f(x|):", "line"),
-        ("async def f(x):\n|", "block"),
-        ("class A:\n    |\n", "block"),
-        ("    if x:\n        |", "block"),
-        ("    else:\n|", "block"),
-        ("for x in y:\n    print(x)\n    |", "line"),
-        ("def f(\n    x,\n) -> int:\n    |", "block"),
-        ("with a as b:\n\n\n    |", "block"),
-        ("d = {'key':|", "line"),
-        ("x = y[1:|", "line"),
-        ("classic:|", "line"),
-        ("x = |", "line"),
-        ("|", "line"),
-        ("if (x) {\n|", "block"),
-        ("if (x) {|}", "line"),
-        ("function f() {\n    |\n}", "block"),
-        ("fn main() -> Result<()> {\n    |", "block"),
-        ("let x = {|", "block"),
-        ("} else {\n|", "block"),
-    ],
-)
-def test_unit_at(text, unit):
-    asked = request(text)
-    assert unit_at(asked.text, asked.offset) == unit
-
-
-@pytest.mark.parametrize(
-    ("text", "indent"),
-    [("def f():\n    |", 0), ("  def f():|", 2), ("\tif x {\n\n\t\t|", 1), ("|", 0), ("a\n    b\n|", 4)],
-)
-def test_header_indent(text, indent):
-    asked = request(text)
-    assert header_indent(asked.text, asked.offset) == indent
-
-
-# Generated text; the bar is where it should be cut, no bar: go on.
-@pytest.mark.parametrize(
-    "text",
-    [
-        "x + 1|\n",
-        "x + 1|\nreturn",
-        "x + 1",
-        "",
-        "\n",
-        "\n    ",
-        "\n    return x|\n",
-        "   |\nx".replace("|", ""),
-        "\n\n    y = 2|\n    z",
-    ],
-)
-def test_end_of_line(text):
-    end = text.find("|")
-    assert end_of_line(text.replace("|", "")) == (None if end < 0 else end)
-
-
-@pytest.mark.parametrize(
-    ("indent", "text"),
-    [
-        (0, "\n    return x|\n\n\ndef g"),
-        (0, "\n    return x|\nx"),
-        (0, "\n    if x:\n        y\n\n    return z|\n\nclass"),
-        (0, "\n    return x\n"),
-        (0, "\n    return x\n\n\n"),
-        (4, "\n        return x|\n\n    def g"),
-        (4, "\n        return x|\ndef g"),
-        (0, "\n    return x;\n}|\n"),
-        (0, "\n    return x;\n}"),
-        (0, "\n    return x;\n});|\nmore"),
-        (4, "\n        f(x);\n    } else {|\n        g(x);"),
-        (0, "return x|\nelse"),
-        (0, ""),
-    ],
-)
-def test_end_of_block(indent, text):
-    end = text.find("|")
-    assert end_of_block(text.replace("|", ""), indent) == (None if end < 0 else end)
-
-
 # Decoding.
 
 
@@ -343,7 +256,7 @@ def test_rows_of_the_output_layer_without_a_token_are_never_taken():
     ],
 )
 def test_a_completion_says_why_it_ends(engine, text, answer, end, expected, reason):
-    asked = request(text)
+    asked = request(text, path="src/a.c" if "{" in text else "src/a.py")
     scripted(engine, asked, answer, end)
     completion = engine.complete(asked)
     assert (completion.text, completion.reason) == (expected, reason)

@@ -12,12 +12,13 @@ from codemem.completion.filters import refine
 from codemem.completion.filters.around import Around
 from codemem.completion.filters.repeats import start_of_what_is_below
 from codemem.completion.infill import infill_of, with_suffix
+from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import recall
 from codemem.completion.request import Completion, MemoryUse, Request
 from codemem.completion.snippets import Snippet, choose, covered
-from codemem.completion.stopping import MAX_TOKENS, end_of_block, end_of_line, unit_at
+from codemem.completion.stopping import Ending
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
@@ -84,8 +85,9 @@ class Engine:
             return reason == "end of text"
 
         prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
-        unit = unit_at(request.text, request.offset)
-        around = Around(request.path, request.text, request.offset, unit)
+        piece = piece_at(request.path, request.text, request.offset)
+        around, unit = Around(request.path, request.text, request.offset, piece), piece.unit
+        ending = Ending(piece, around.line_after)
         most = request.max_tokens or MAX_TOKENS[unit]
         text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
@@ -111,8 +113,7 @@ class Engine:
             chosen: list[int] = []
             with closing(steps):
                 for text in _texts(steps, chosen):
-                    end = end_of_line(text) if unit == "line" else end_of_block(text, around.indent)
-                    if end is not None:
+                    if (end := ending.of(text)) is not None:
                         text, reason = text[:end], unit
                         break
                     if (end := start_of_what_is_below(text, around)) is not None:
@@ -124,6 +125,8 @@ class Engine:
                     show(text)
             if reason in ("deadline", "cancelled"):
                 text = text[: text.rfind("\n") + 1] if reason == "deadline" else ""
+            if reason == "length" and (whole := text[: text.rfind("\n") + 1]).strip():
+                text = whole
             text, nothing = refine(text, around)
             if nothing and reason not in ("deadline", "cancelled"):
                 reason = nothing

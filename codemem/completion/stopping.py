@@ -1,61 +1,55 @@
-"""Where a completion ends: with its line, or with its block where the cursor stands at the start of one."""
+"""Where a completion ends: with its line, or with its block."""
 
 from __future__ import annotations
 
-import re
-from typing import Literal
-
-Unit = Literal["line", "block"]
-
-# Tokens that a unit may have at most, so that generation ends even where the text does not.
-MAX_TOKENS: dict[Unit, int] = {"line": 64, "block": 160}
-# A colon also ends a dictionary key or a slice: only after these, or after a bracket at the start of its line, it opens
-# a block.
-_COLON_OPENS = re.compile(
-    r"\s*((async\s+)?(def|for|with)|class|if|elif|else|while|try|except|finally|match|case)\b|\s*[)\]}]"
-)
-_CLOSERS = ("}", ")", "]")
+from codemem.completion import textual
+from codemem.completion.piece import Piece
+from codemem.unfinished import Unfinished, unfinished
 
 
-def unit_at(text: str, offset: int) -> Unit:
-    """What is to be completed at the cursor: a block where the text before it opens one and its line has nothing after
-    it."""
-    rest_of_line = text[offset:].split("\n", 1)[0]
-    opener = _last_line(text, offset)
-    opens = opener.endswith("{") or (opener.endswith(":") and _COLON_OPENS.match(opener) is not None)
-    return "block" if opens and not rest_of_line.strip() else "line"
+class Ending:
+    """Where the text ends that is written for a piece. It is asked whenever there is more of the text, and parses once
+    for every new line. rest: what stands behind the cursor on its line."""
 
+    def __init__(self, piece: Piece, rest: str) -> None:
+        self._piece, self._rest = piece, rest.strip()
+        self._line = len(_bytes(piece.before[: piece.before.rfind("\n") + 1]))  # where the cursor's line begins
+        self._read = 0  # up to the line that was looked at last, in characters of what is written
 
-def header_indent(text: str, offset: int) -> int:
-    """The indentation, in characters, of the last line with text before the cursor: that of a block's header."""
-    line = _last_line(text, offset)
-    return len(line) - len(line.lstrip())
+    def of(self, written: str) -> int | None:
+        """How much of it is to be shown, in characters; None while it goes on."""
+        return self._of_line(written) if self._piece.unit == "line" else self._of_block(written)
 
-
-def _last_line(text: str, offset: int) -> str:
-    return text[:offset].rstrip().rsplit("\n", 1)[-1]
-
-
-def end_of_line(text: str) -> int | None:
-    """Where generated text leaves its line, or None while it does not. Where the line was complete at the cursor, text
-    starts with a newline and the line meant is the next one."""
-    start = len(text) - len(text.lstrip())
-    end = text.find("\n", start)
-    return None if end < 0 or start == len(text) else end
-
-
-def end_of_block(text: str, indent: int) -> int | None:
-    """Where generated text leaves a block whose header is indented by `indent`, or None while it does not: after the
-    last line that is indented further, or after the line with the bracket that closes it."""
-    end = position = 0
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        stripped = line.strip()
-        if number and stripped and len(line) - len(line.lstrip()) <= indent:
-            if not stripped.startswith(_CLOSERS):
+    def _of_line(self, written: str) -> int | None:
+        """The end of the first line, or of the first at which no bracket or string is open that was opened on the
+        cursor's line or later: half a call is of no use. The bracket of a block does not count: a header is a whole
+        line, and what stands below it is the next completion."""
+        while (end := textual.end_of_line(written, self._read)) is not None:
+            self._read = end
+            tree = None if self._rest else self._tree(written[: end + 1])
+            if tree is None or not tree.in_statement(self._line):
                 return end
-            return position + len(line) if number < len(lines) - 1 else None
-        position += len(line) + 1
-        if stripped:
-            end = position - 1
-    return None
+        return None
+
+    def _of_block(self, written: str) -> int | None:
+        """The end of the block. A bracket ends it in a line that is complete, other things before one that begins."""
+        piece, begun = self._piece, written.rfind("\n") + 1
+        if piece.opener is None:
+            return textual.end_of_block(written, piece.indent)
+        line, read = (written[:begun], written[:begun]) if piece.bracket else (written[begun:], written)
+        if begun == self._read or not line.strip():
+            return None
+        self._read = begun
+        tree = self._tree(read)
+        end = tree.end_of_block(piece.opener) if tree is not None else None
+        if tree is None or end is None:
+            return textual.end_of_block(written, piece.indent)
+        return None if end < 0 else max(0, len(tree.data[:end].decode("utf-8", "replace")) - len(piece.before))
+
+    def _tree(self, written: str) -> Unfinished | None:
+        language = self._piece.language
+        return unfinished(self._piece.before + written, language) if language else None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from codemem.completion.stopping import Unit, header_indent
+from codemem.completion.piece import Piece
 
 
 @dataclass(frozen=True)
 class Around:
-    """path: the document's; text: all of it; offset: the cursor, in characters; unit: what is completed."""
+    """path: the document's; text: all of it; offset: the cursor, in characters; piece: what is completed."""
 
     path: str
     text: str
     offset: int
-    unit: Unit
+    piece: Piece
 
     @property
     def before(self) -> str:
@@ -41,14 +41,14 @@ class Around:
         return _visible(self.before.split("\n")[:-1][-40:])
 
     @cached_property
+    def line_below(self) -> str:
+        """The next line below the cursor's that is not blank."""
+        return next((line for line in self.after.split("\n")[1:41] if line.strip()), "")
+
+    @cached_property
     def below(self) -> list[str]:
         """The lines below the cursor's that are not blank, nearest first, stripped."""
         return _visible(self.after.split("\n")[1:41])
-
-    @cached_property
-    def indent(self) -> int:
-        """The indentation of the block's header, or of the cursor's line, in characters."""
-        return header_indent(self.text, self.offset)
 
 
 def _visible(lines: list[str]) -> list[str]:

@@ -13,24 +13,31 @@ _LOOK_BACK = 4000  # characters before the cursor
 def without_unopened(text: str, around: Around) -> str:
     """Text up to the first bracket that closes nothing: neither what it opened itself, nor what is open at the cursor
     and not closed on the rest of its line."""
-    leader = comment_leader(around.path)
+    leader, before = comment_leader(around.path), around.before[-_LOOK_BACK:]
+    # In one go, since the cursor may be in a string.
+    brackets = [(at - len(before), bracket) for at, bracket in _brackets(before + text, leader)]
     opened = list[str]()
-    for _, bracket in _brackets(around.before[-_LOOK_BACK:], leader):
-        if bracket not in _CLOSES:
-            opened.append(bracket)
-        elif opened and opened[-1] == _CLOSES[bracket]:
-            opened.pop()
+    for at, bracket in brackets:
+        if at < 0:
+            _opens_or_closes(bracket, opened)
     for _, bracket in _brackets(around.line_after, leader):
-        if bracket in _CLOSES and opened and opened[-1] == _CLOSES[bracket]:
-            opened.pop()
-    for at, bracket in _brackets(text, leader):
-        if bracket not in _CLOSES:
-            opened.append(bracket)
-        elif opened and opened[-1] == _CLOSES[bracket]:
-            opened.pop()
-        else:
+        if bracket in _CLOSES:
+            _opens_or_closes(bracket, opened)
+    for at, bracket in brackets:
+        if at >= 0 and not _opens_or_closes(bracket, opened):
             return text[:at]
     return text
+
+
+def _opens_or_closes(bracket: str, opened: list[str]) -> bool:
+    """Note in `opened` what a bracket does. Returns whether it does anything."""
+    if bracket not in _CLOSES:
+        opened.append(bracket)
+    elif opened and opened[-1] == _CLOSES[bracket]:
+        opened.pop()
+    else:
+        return False
+    return True
 
 
 def _brackets(text: str, leader: str) -> Iterator[tuple[int, str]]:

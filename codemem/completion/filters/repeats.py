@@ -20,7 +20,8 @@ def without_what_is_below(text: str, around: Around) -> str:
         visible = [line for line in stripped[-count:] if line]
         if visible and visible == around.below[: len(visible)] and len("".join(visible)) >= LEAST:
             return "\n".join(lines[:-count])
-    if len(lines) > 1 and around.below and stripped[-1] == around.below[0]:  # the bracket that closes the block
+    # The bracket that closes the block; one that is indented otherwise closes another.
+    if len(lines) > 1 and lines[-1].strip() and lines[-1].rstrip() == around.line_below.rstrip():
         return "\n".join(lines[:-1])
     return text
 
@@ -39,7 +40,7 @@ def start_of_what_is_below(text: str, around: Around) -> int | None:
 def without_what_is_above(text: str, around: Around) -> str:
     """A line that says once more what the last one said, or a block whose first two lines do, helps nobody."""
     lines = [line.strip() for line in (around.line_before + text).split("\n") if line.strip()]
-    count = 1 if around.unit == "line" else 2
+    count = 1 if around.piece.unit == "line" else 2
     repeated = lines[:count]
     if len(repeated) == count and repeated == around.above[-count:] and len("".join(repeated)) >= LEAST:
         return ""
