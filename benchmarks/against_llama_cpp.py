@@ -17,9 +17,9 @@ from pathlib import Path
 from benchmarks.corpus import arguments, bars, remember, report
 from benchmarks.decoding import Place, places
 from codemem.completion.engine import Engine
+from codemem.completion.piece import MAX_TOKENS
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
-from codemem.completion.stopping import MAX_TOKENS
 from codemem.models.pretrained import load_memorizing
 from indexer.packages import documents, package
 

@@ -89,10 +89,10 @@ def test_the_engine_of_such_a_model_shows_it_what_stands_behind():
 
 
 def test_a_model_without_it_stops_where_the_text_goes_on():
-    text = "def area(r):\n\n    return pi * square\n"
-    written = "\n    check(r)\n    square = r ** 2\n    return pi * square\n    more(1)\n"
-    engine = Engine(scripted_model(text[:12] + written), "scripted")
-    completion = engine.complete(Request("a.py", text, 12, max_tokens=500))
-    assert completion.text == "\n    check(r)\n    square = r ** 2"
+    text = "test(function () {\n\nmore(1)\n"
+    written = "\n    check(r)\n    more(1)\n    another(1)\n"
+    engine = Engine(scripted_model(text[:18] + written), "scripted")
+    completion = engine.complete(Request("a.js", text, 18, max_tokens=500))
+    assert completion.text == "\n    check(r)"
     assert completion.reason == "what stands below"
-    assert completion.tokens == len(written[: written.index("    more")].encode()) + 1
+    assert completion.tokens == len(written[: written.index("    another")].encode()) + 1

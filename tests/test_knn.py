@@ -77,7 +77,7 @@ def test_an_inverted_file_that_probes_all_cells_finds_what_exact_search_finds(se
     expected = filled("exact", keys).search(queries, k, Hidden(mask))
     assert (found >= 0).sum() == (expected >= 0).sum()
     best, wanted = (scores_of(keys, queries, rows) for rows in (found, expected))
-    torch.testing.assert_close(best, wanted, rtol=0, atol=0.02)
+    torch.testing.assert_close(best, wanted, rtol=0, atol=0.08)
 
 
 @pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
@@ -101,7 +101,7 @@ def test_rows_are_numbered_in_the_order_of_adding_and_none_is_returned_twice(kin
 def test_results_come_best_first(kind):
     keys, queries = random(KV_HEADS, 1000, D, seed=4), random(KV_HEADS, 5, D, seed=5)
     scores = scores_of(keys, queries, filled(kind, keys).search(queries, 20, Hidden(torch.zeros(1000).bool())))
-    assert (scores.diff(dim=-1) <= 0.02).all()
+    assert (scores.diff(dim=-1) <= 0.08).all()
 
 
 @pytest.mark.parametrize("kind", ["exact", "flat", "ivf"])
@@ -152,7 +152,7 @@ def test_what_is_added_later_is_found_beside_the_rest(data, k, seed):
             assert (found >= 0).sum() == (expected >= 0).sum()
             assert not mask[found[found >= 0]].any()
             best, wanted = (scores_of(keys, queries, each) for each in (found, expected))
-            torch.testing.assert_close(best, wanted, rtol=0, atol=0.02)
+            torch.testing.assert_close(best, wanted, rtol=0, atol=0.08)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half of a file"])
