@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 GROUP = 32  # numbers with one scale
@@ -63,17 +64,24 @@ def pack(weights: Sequence[Tensor]) -> Packed | None:
     return found
 
 
+class Linear(NamedTuple):
+    """weight: [outputs, inputs]; bias: [outputs]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 class Matrix:
     """Linear layers with the same input, as one: [n, inputs] -> [n, outputs of all]."""
 
-    def __init__(self, *layers: nn.Linear) -> None:
+    def __init__(self, *layers: Linear) -> None:
         self.layers = layers
         self.packed: Packed | None = None
-        biases = [layer.bias for layer in layers]
-        self._bias = None if all(bias is None for bias in biases) else torch.cat([_bias(layer) for layer in layers])
+        some = any(layer.bias is not None for layer in layers)
+        self._bias = torch.cat([_bias(layer) for layer in layers]) if some else None
 
     def pack(self) -> None:
-        self.packed = pack([layer.weight.detach() for layer in self.layers])
+        self.packed = pack([layer.weight for layer in self.layers])
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is not None and len(x) <= MOST_ROWS:
@@ -83,5 +91,5 @@ class Matrix:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _bias(layer: nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+def _bias(layer: Linear) -> Tensor:
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
