@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from functools import cached_property
+from itertools import islice, takewhile
 
 from codemem.models.tokenizer import Tokenizer
 
@@ -53,25 +54,24 @@ class Vocabulary:
         return result
 
     @cached_property
-    def _sorted(self) -> list[tuple[bytes, int]]:
-        return sorted((token, number) for number, token in enumerate(self.tokens) if token)
+    def _sorted(self) -> list[int]:
+        """The tokens that are text, in the order of their bytes."""
+        return sorted((number for number, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
 
     def continuing(self, text: bytes) -> list[int]:
         """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must
         stand."""
-        words = self._sorted
-        start = bisect_left(words, (text, -1))
-        longer = []
-        for token, number in words[start:]:
-            if not token.startswith(text):
-                break
-            longer.append(number)
-        shorter = []
+        tokens, order = self.tokens, self._sorted
+
+        def place(prefix: bytes) -> int:
+            return bisect_left(order, prefix, key=tokens.__getitem__)
+
+        found = list(takewhile(lambda number: tokens[number].startswith(text), islice(order, place(text), None)))
         for length in range(1, len(text)):
-            at = bisect_left(words, (text[:length], -1))
-            if at < len(words) and words[at][0] == text[:length]:
-                shorter.append(words[at][1])
-        return longer + shorter
+            at = place(text[:length])
+            if at < len(order) and tokens[order[at]] == text[:length]:
+                found.append(order[at])
+        return found
 
 
 def _alphabet() -> dict[str, int]:

@@ -167,7 +167,7 @@ class IVFIndex(_FaissIndex):
         self._trained_for = keys.shape[1] if rows is None else rows
         self._centre = sample.mean(dim=1, keepdim=True).cpu().numpy()
         self._tail = np.empty((keys.shape[0], 0, keys.shape[2]), np.float32)
-        self._indexes = []
+        self._indexes, self._mapped = [], False
         codec = {8: faiss.ScalarQuantizer.QT_8bit, 16: faiss.ScalarQuantizer.QT_fp16}[bits]
         for head in self._vectors(sample):
             d = head.shape[1]
@@ -194,6 +194,7 @@ class IVFIndex(_FaissIndex):
     def _settle(self, count: int) -> None:
         """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits."""
         if count > 0:
+            self._own()
             for index, head in zip(self._indexes, self._tail, strict=True):
                 index.add(head[:count])
             self._tail = self._tail[:, count:].copy()
@@ -210,23 +211,39 @@ class IVFIndex(_FaissIndex):
         best, order = every.topk(k, dim=-1)
         return best, rows.gather(-1, order).masked_fill(best == float("-inf"), -1)
 
+    def _own(self) -> None:
+        """Copy inverted lists that are mapped from files into memory, since they could not grow there."""
+        for index in self._indexes if self._mapped else ():
+            mapped, lists = index.invlists, faiss.ArrayInvertedLists(index.nlist, index.code_size)
+            for cell in range(index.nlist):
+                lists.add_entries(cell, mapped.list_size(cell), mapped.get_ids(cell), mapped.get_codes(cell))
+            index.replace_invlists(lists, True)
+            lists.this.disown()
+        self._mapped = False
+
     def save(self, folder: Path, name: str) -> None:
         """Write one file per key/value head, and one for the rest."""
         self._settle(self._tail.shape[1])
+        self._own()
         for head, index in enumerate(self._indexes):
             faiss.write_index(index, str(folder / f"{name}.head{head}.faiss"))
         np.savez(folder / f"{name}.npz", centre=self._centre, trained_for=self._trained_for)
 
     @classmethod
     def load(cls, folder: Path, name: str, kv_heads: int) -> IVFIndex:
-        """What `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
+        """What `save` wrote, mapped from its files. Raises OSError, RuntimeError or ValueError where it cannot be
+        read."""
         self = cls.__new__(cls)
         try:
             with np.load(folder / f"{name}.npz") as rest:
                 self._centre, self._trained_for = rest["centre"], int(rest["trained_for"])
         except (EOFError, KeyError, BadZipFile) as error:
             raise ValueError(f"{name}.npz is damaged: {error}") from error
-        self._indexes = [faiss.read_index(str(folder / f"{name}.head{head}.faiss")) for head in range(kv_heads)]
+        files = [str(folder / f"{name}.head{head}.faiss") for head in range(kv_heads)]
+        self._indexes, self._mapped = [faiss.read_index(file, faiss.IO_FLAG_MMAP) for file in files], True
+        for index in self._indexes:
+            # To start threads that read ahead takes longer than to read.
+            faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
         self.nprobe = max(1, round(self._indexes[0].nlist * PROBED))
         self._tail = np.empty((kv_heads, 0, self._centre.shape[2]), np.float32)
         self._spread()

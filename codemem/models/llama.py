@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, linear, scaled_dot_product_attention, silu
 
-from codemem.models.packed import MOST_ROWS, Linear, Matrix
+from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.rotary import Rotary
 from codemem.models.shape import Shape
 
@@ -62,21 +63,18 @@ class _Layer:
 
 class Weights:
     """What a Llama-shaped model's layers compute with, packed where that loses nothing. tensors: the weights by their
-    names in files, all in one dtype on one device."""
+    names in files, all in one dtype on one device; packs: the file in which packed weights are kept for the next
+    process."""
 
-    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], rotary: Rotary) -> None:
+    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], rotary: Rotary, packs: Path | None = None) -> None:
         self.heads, self.kv_heads, self.d, self.rotary = shape.heads, shape.kv_heads, shape.d, rotary
         self.embedding, self.head = tensors["model.embed_tokens.weight"], tensors[shape.head]
         self.norm = Norm(tensors["model.norm.weight"], shape.epsilon)
         self.layers = [_layer(tensors, f"model.layers.{number}.", shape) for number in range(shape.layers)]
-        for layer in self.layers:
-            for matrix in layer.matrices:
-                matrix.pack()
-
-    @property
-    def packed(self) -> bool:
-        """Whether all layers compute with 4 bits, each position by itself."""
-        return all(matrix.packed is not None for layer in self.layers for matrix in layer.matrices)
+        matrices = [matrix for layer in self.layers for matrix in layer.matrices]
+        pack_all(matrices, packs)
+        # Whether all layers compute with 4 bits, each position by itself.
+        self.packed = all(matrix.packed is not None for matrix in matrices)
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d]; the first half of the sines negated, as

@@ -156,7 +156,8 @@ class MemorizingModel(nn.Module):
     def _own_weights(self) -> Weights | None:
         """What our own forward pass computes with; None for a model that it is not for."""
         if isinstance(self._source, PlainModel):
-            return Weights(self._source.shape, self._source.tensors, self._source.rotary)
+            plain = self._source
+            return Weights(plain.shape, plain.tensors, plain.rotary, plain.packs)
         shape = shape_of(self.base.config.to_dict())
         if shape is None:
             return None

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlainModel:
-    """config: what config.json says; tensors: the weights by name, in `dtype` on `device`; load: the same model in
-    transformers."""
+    """config: what config.json says; tensors: the weights by name, in `dtype` on `device`; packs: the file in which
+    packed weights are kept; load: the same model in transformers."""
 
     config: dict[str, Any]
     shape: Shape
@@ -36,6 +36,7 @@ class PlainModel:
     tensors: dict[str, Tensor]
     dtype: torch.dtype
     device: torch.device
+    packs: Path
     load: Callable[[], PreTrainedModel]
 
     def sites(self, layers: tuple[int, ...], angle: int) -> dict[int, Site]:
@@ -46,7 +47,7 @@ class PlainModel:
 
 
 def read_plain(
-    directory: Path, device: torch.device, dtype: torch.dtype, load: Callable[[], PreTrainedModel]
+    directory: Path, device: torch.device, dtype: torch.dtype, packs: Path, load: Callable[[], PreTrainedModel]
 ) -> PlainModel | None:
     """The model in a directory; None where it is for transformers to read, or to refuse."""
     config = read_json(directory / "config.json") or {}
@@ -63,7 +64,7 @@ def read_plain(
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shape.weights():
         return None
     tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
-    return PlainModel(config, shape, rotary, tensors, dtype, device, load)
+    return PlainModel(config, shape, rotary, tensors, dtype, device, packs, load)
 
 
 def _mapped(file: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from codemem.models.encode import EncodingWindow
 from codemem.models.loading import best_dtype, device_of, load_model
 from codemem.models.locate import ready
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.packed import packs_path
 from codemem.models.plain import PlainModel, read_plain
 from codemem.models.tokenizer import Tokenizer, read_tokenizer
 
@@ -40,19 +41,20 @@ def load_memorizing(
     only when something else than completing needs it, and `model.tokenizer` is a `PlainTokenizer`. Raises CodememError
     as those two do."""
     located, place = ready(spec), device_of(device)
-    dtype = dtype or best_dtype(place)
+    dtype, weights = dtype or best_dtype(place), weights_hash(located.directory)
 
     def in_transformers() -> PreTrainedModel:
         return load_model(spec, device=str(place), dtype=dtype).model
 
-    base: PreTrainedModel | PlainModel | None = read_plain(located.directory, place, dtype, in_transformers)
+    base: PreTrainedModel | PlainModel | None = read_plain(
+        located.directory, place, dtype, packs_path(weights), in_transformers
+    )
     tokenizer: Tokenizer | None = read_tokenizer(located.directory)
     if not isinstance(base, PlainModel) or tokenizer is None:
         loaded = load_model(spec, device=str(place), dtype=dtype)
         base, tokenizer, config = loaded.model, loaded.tokenizer, loaded.config
     else:
         config = base.config
-    weights = weights_hash(located.directory)
     found = find_adapter(signature_of(config, weights))
     model = MemorizingModel(base, tokenizer, found.adapter if found else None)
     fingerprint = fingerprint_of(located.name, weights, dtype, model.adapter.layers)
