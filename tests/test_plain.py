@@ -16,6 +16,7 @@ from tiny import CONFIGS, tiny_tokenizer
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from codemem.completion.vocabulary import Vocabulary
+from codemem.errors import CodememError
 from codemem.models import pretrained
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.encode import header_tokens, tokenize
@@ -101,12 +102,13 @@ def test_it_is_the_model_that_transformers_reads(name, dtype, tmp_path, monkeypa
     ours, theirs = both(saved(tmp_path / "m", architecture, **changes), monkeypatch, dtype)
     assert isinstance(ours.model._source, PlainModel) and not isinstance(theirs.model._source, PlainModel)
     assert ours.fingerprint == theirs.fingerprint and ours.name == theirs.name
-    assert ours.model.shapes == theirs.model.shapes and ours.model.size == theirs.model.size
+    assert ours.model.shapes == theirs.model.shapes and ours.model.state_size == theirs.model.state_size
     for layer, site in theirs.model.sites.items():
         mine = ours.model.sites[layer]
         assert (mine.layer, mine.heads, mine.kv_heads, mine.d) == (site.layer, site.heads, site.kv_heads, site.d)
         assert torch.equal(mine.cos, site.cos) and torch.equal(mine.sin, site.sin)
     own, reference = ours.model.decoder(), theirs.model.decoder()
+    assert len(list((tmp_path / "cache").glob("packed/*"))) == (dtype == torch.bfloat16)
     assert isinstance(own, LlamaDecoder) and isinstance(reference, LlamaDecoder)
     for count in (40, 1, 49):
         ids = IDS[len(own.tokens) : len(own.tokens) + count]
@@ -248,7 +250,15 @@ def test_settings_that_change_the_tokenizer_are_for_transformers(changes, tmp_pa
     directory = saved(tmp_path / "m")
     rewrite(directory / "tokenizer_config.json", **changes)
     assert read_tokenizer(directory) is None
-    assert load_memorizing(str(directory)).model.tokenizer is not None
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_is_refused(tmp_path):
+    directory = saved(tmp_path / "m")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["one", "more"])
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(CodememError, match="its tokenizer has 263 tokens, its weights only 261"):
+        load_memorizing(str(directory))
 
 
 def test_a_file_that_changes_the_tokenizer_is_for_transformers(tmp_path):
@@ -263,7 +273,7 @@ def test_settings_without_effect_are_read(tmp_path):
     rewrite(
         directory / "tokenizer_config.json",
         add_bos_token=False,
-        eos_token=token,
+        eos_token=token | {"__type": "AddedToken", "special": True},
         additional_special_tokens=["<|end|>"],
         added_tokens_decoder={"260": token | {"special": True}},
     )
@@ -278,8 +288,9 @@ def test_settings_without_effect_are_read(tmp_path):
 
 def four_bit_matrices() -> list[Matrix]:
     torch.manual_seed(0)
-    weights = [torch.randint(0, 16, (32, 64)).float() * 0.25 - 2 for _ in range(3)]
-    weights[1] = torch.randn(32, 64)
+    codes = torch.randint(0, 16, (32, 64)).float()
+    codes[:, ::32], codes[:, 1::32] = 0, 15  # every scale has its whole range
+    weights = [codes * 0.25 - 2, torch.randn(32, 64), codes]
     return [Matrix(Linear(weight.bfloat16(), None)) for weight in weights]
 
 

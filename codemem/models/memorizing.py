@@ -58,7 +58,7 @@ class MemorizingModel(nn.Module):
     ) -> None:
         super().__init__()
         self._source, self.tokenizer = base, tokenizer
-        self.sites, self.size = _sites(base, adapter)
+        self.sites, self.state_size = _sites(base, adapter)
         layers = tuple(sorted(self.sites))
         self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
         self.reading = Reading(k=adapter.k)
@@ -117,7 +117,7 @@ class MemorizingModel(nn.Module):
 
     def new_bank(self, index: IndexKind = "auto", *, capacity: int | None = None) -> Bank:
         """An empty bank for what this model remembers, on the model's device; see `Bank`."""
-        return Bank(self.shapes, self.dtype, str(self.device), index, state_size=self.size, capacity=capacity)
+        return Bank(self.shapes, self.dtype, str(self.device), index, state_size=self.state_size, capacity=capacity)
 
     @property
     def bank(self) -> Memory:

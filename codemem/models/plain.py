@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PlainModel:
     """config: what config.json says; tensors: the weights by name, in `dtype` on `device`; packs: the file in which
-    packed weights are kept; load: the same model in transformers."""
+    packed weights are kept, if they are; load: the same model in transformers."""
 
     config: dict[str, Any]
     shape: Shape
@@ -36,7 +36,7 @@ class PlainModel:
     tensors: dict[str, Tensor]
     dtype: torch.dtype
     device: torch.device
-    packs: Path
+    packs: Path | None
     load: Callable[[], PreTrainedModel]
 
     def sites(self, layers: tuple[int, ...], angle: int) -> dict[int, Site]:
@@ -47,7 +47,7 @@ class PlainModel:
 
 
 def read_plain(
-    directory: Path, device: torch.device, dtype: torch.dtype, packs: Path, load: Callable[[], PreTrainedModel]
+    directory: Path, device: torch.device, dtype: torch.dtype, packs: Path | None, load: Callable[[], PreTrainedModel]
 ) -> PlainModel | None:
     """The model in a directory; None where it is for transformers to read, or to refuse."""
     config = read_json(directory / "config.json") or {}

@@ -15,8 +15,8 @@ from codemem.models.loading import best_dtype, device_of, load_model
 from codemem.models.locate import ready
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.packed import packs_path
-from codemem.models.plain import PlainModel, read_plain
-from codemem.models.tokenizer import Tokenizer, read_tokenizer
+from codemem.models.plain import read_plain
+from codemem.models.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,21 +42,20 @@ def load_memorizing(
     as those two do."""
     located, place = ready(spec), device_of(device)
     dtype, weights = dtype or best_dtype(place), weights_hash(located.directory)
+    packs = packs_path(weights) if (place.type, dtype) == ("cpu", torch.bfloat16) else None
 
     def in_transformers() -> PreTrainedModel:
         return load_model(spec, device=str(place), dtype=dtype).model
 
-    base: PreTrainedModel | PlainModel | None = read_plain(
-        located.directory, place, dtype, packs_path(weights), in_transformers
-    )
-    tokenizer: Tokenizer | None = read_tokenizer(located.directory)
-    if not isinstance(base, PlainModel) or tokenizer is None:
+    plain = read_plain(located.directory, place, dtype, packs, in_transformers)
+    tokenizer = read_tokenizer(located.directory)
+    if plain is None or tokenizer is None or len(tokenizer) > plain.shape.vocabulary:
         loaded = load_model(spec, device=str(place), dtype=dtype)
-        base, tokenizer, config = loaded.model, loaded.tokenizer, loaded.config
+        found = find_adapter(signature_of(loaded.config, weights))
+        model = MemorizingModel(loaded.model, loaded.tokenizer, found.adapter if found else None)
     else:
-        config = base.config
-    found = find_adapter(signature_of(config, weights))
-    model = MemorizingModel(base, tokenizer, found.adapter if found else None)
+        found = find_adapter(signature_of(plain.config, weights))
+        model = MemorizingModel(plain, tokenizer, found.adapter if found else None)
     fingerprint = fingerprint_of(located.name, weights, dtype, model.adapter.layers)
     return Pretrained(model, located.name, fingerprint, calibrated=found is not None)
 

@@ -14,6 +14,14 @@ MODEL_TYPES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+_COUNTS = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+)
 ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 
 
@@ -73,27 +81,26 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     rope = _rope(config)
     if kind not in MODEL_TYPES or rope is None or _slides(config) or config.get("hidden_act") != "silu":
         return None
-    try:
-        heads, size = config["num_attention_heads"], config["hidden_size"]
-        biases = kind == "qwen2" or (kind != "mistral" and bool(config.get("attention_bias", False)))
-        return Shape(
-            layers=config["num_hidden_layers"],
-            heads=heads,
-            kv_heads=config["num_key_value_heads"],
-            d=config.get("head_dim") or size // heads,
-            size=size,
-            inner=config["intermediate_size"],
-            vocabulary=config["vocab_size"],
-            epsilon=config["rms_norm_eps"],
-            tied=config.get("tie_word_embeddings", False),
-            rope=rope,
-            input_biases=biases,
-            output_biases=biases and kind != "qwen2",
-            mlp_biases=kind == "llama" and bool(config.get("mlp_bias", False)),
-            head_norms=kind == "qwen3",
-        )
-    except (KeyError, TypeError):
+    if not all(isinstance(config.get(name), int) for name in _COUNTS) or "rms_norm_eps" not in config:
         return None
+    heads, size = config["num_attention_heads"], config["hidden_size"]
+    biases = kind == "qwen2" or (kind != "mistral" and bool(config.get("attention_bias", False)))
+    return Shape(
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config["num_key_value_heads"],
+        d=config.get("head_dim") or size // heads,
+        size=size,
+        inner=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        epsilon=config["rms_norm_eps"],
+        tied=config.get("tie_word_embeddings", False),
+        rope=rope,
+        input_biases=biases,
+        output_biases=biases and kind != "qwen2",
+        mlp_biases=kind == "llama" and bool(config.get("mlp_bias", False)),
+        head_norms=kind == "qwen3",
+    )
 
 
 def _slides(config: Mapping[str, Any]) -> bool:

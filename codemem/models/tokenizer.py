@@ -39,6 +39,9 @@ class PlainTokenizer:
     backend_tokenizer: Backend
     all_special_ids: tuple[int, ...]
 
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size())
+
 
 def spell(tokenizer: Tokenizer, text: str, *, begin: bool = False) -> Encoding:
     """The tokens of a text; the spelling of a special token is text like any other. begin: with what the tokenizer puts
