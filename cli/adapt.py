@@ -86,7 +86,7 @@ def adapt(
         repositories = _repositories(corpus or list(CORPUS), options.budget, seed)
     with stderr.status("loading the model"):
         loaded = load_model(model)
-    path = own_adapter_path(loaded.name, signature_of(loaded.model, loaded.weights_hash))
+    path = own_adapter_path(loaded.name, signature_of(loaded.config, loaded.weights_hash))
     folder = cache_dir() / "calibrations" / path.stem
     with locked(f"adapt-{path.stem}"):
         if restart:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -62,13 +63,8 @@ def complete(
     offset = offset_of(text, cursor, line, column)
 
     from cli.console import stderr
-    from codemem.completion.engine import Engine
     from codemem.completion.request import Request
     from codemem.memory.manifest import find_root
-    from codemem.memory.store import Store
-    from codemem.models.pretrained import load_memorizing
-    from indexer.buffers import remember_buffer
-    from indexer.documents import hash_of
 
     root = find_root(file.parent)
     if root is None and memory:
@@ -87,7 +83,15 @@ def complete(
         recall=recall,
         deadline=deadline,
     )
-    with stderr.status("loading"):
+    with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
+        opening = _opening(root, aside) if root is not None and memory else None
+
+        from codemem.completion.engine import Engine
+        from codemem.memory.store import Store
+        from codemem.models.pretrained import load_memorizing
+        from indexer.buffers import remember_buffer
+        from indexer.documents import hash_of
+
         if root is None:
             pretrained = load_memorizing(model)
             engine = Engine(pretrained.model, pretrained.name)
@@ -95,8 +99,11 @@ def complete(
             with Store(root) as store:
                 pretrained = load_memorizing(model or store.get("model"))
                 engine = Engine(pretrained.model, pretrained.name)
-                if memory:
-                    banks = _memory(store, pretrained, beside or [])
+                if opening is not None:
+                    store.check(pretrained.fingerprint)
+                    if recall and deadline is None:  # a deadline is kept by the time that reading the prompt takes
+                        engine.prepare(request)
+                    banks = _memory(store, pretrained, opening.result(), beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
                     if remembered.get(path) != hash_of(raw):
                         # What stands above the prompt's window is read as it is now.
@@ -118,23 +125,34 @@ def complete(
         _explain(completion)
 
 
-def _memory(store: Store, pretrained: Pretrained, beside: list[Path]) -> Banks:
-    """The bank of a repository, with those of others that are only read. Raises CodememError where one has none, or
-    one of another model."""
+def _opening(root: Path, aside: Executor) -> Future[Bank]:
+    """The bank of a repository, which is opened while the model is loaded."""
+    from codemem.memory.snapshot import empty_bank, open_bank
+    from codemem.memory.store import Store
+    from codemem.models.loading import best_device
+
+    def opened(device: str) -> Bank:
+        with Store(root) as store:
+            return open_bank(store, empty_bank(store, device))
+
+    return aside.submit(opened, str(best_device()))
+
+
+def _memory(store: Store, pretrained: Pretrained, own: Bank, beside: list[Path]) -> Banks:
+    """The bank of a repository, with those of others that are only read. Raises CodememError where one of these has
+    none, or one of another model."""
     from codemem.memory.banks import Banks
     from codemem.memory.snapshot import open_bank
     from codemem.memory.store import Store
 
-    def opened(store: Store) -> Bank:
-        store.check(pretrained.fingerprint)
-        return open_bank(store, pretrained.model.new_bank())
-
-    own = opened(store)
     others: dict[str, Bank] = {}
     for place in beside:
         with Store(place.resolve()) as other:
-            others[f"{Path(os.path.relpath(other.root, store.root)).as_posix()}/"] = opened(other)
-    return Banks(own, others)
+            other.check(pretrained.fingerprint)
+            prefix = f"{Path(os.path.relpath(other.root, store.root)).as_posix()}/"
+            others[prefix] = open_bank(other, pretrained.model.new_bank())
+    # What is written into an empty one has the model's shapes.
+    return Banks(own if own.documents else pretrained.model.new_bank(), others)
 
 
 def parse_cursor(cursor: str) -> tuple[Path, int, int | None]:

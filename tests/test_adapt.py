@@ -25,7 +25,7 @@ from codemem.models.adapter import (
     signature_of,
     uniform_adapter,
 )
-from codemem.models.interface import handlers
+from codemem.models.interface import attention_modules, handlers
 from codemem.models.loading import LoadedModel
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.memory_layer import ReadingLayer
@@ -100,7 +100,7 @@ def loss_with(model, piece, switches) -> float:
         reader = ReadingLayer(model.sites[layer], model.gates[layer], model.bank, model.reading)
         return ScanLayer(reader, switches[layer])
 
-    modules = {layer: site.module for layer, site in model.sites.items()}
+    modules = {layer: module for layer, module in attention_modules(model.base).items() if layer in model.sites}
     with torch.no_grad(), model.reads(tokens=False, last=piece.scored + 1), handlers(modules, make):
         return float(loss(model, piece))
 
@@ -396,7 +396,7 @@ def test_an_adapter_comes_back_from_its_file(whole, tmp_path):
     back = load_adapter(path)
     assert same(back, whole[0])
     assert (back.signature, back.k, back.angle, back.gate, back.name) == (
-        signature_of(tiny_model(), "w" * 64),
+        signature_of(tiny_model().config.to_dict(), "w" * 64),
         8,
         1024,
         "joint",
@@ -408,7 +408,7 @@ def test_an_adapter_comes_back_from_its_file(whole, tmp_path):
 
 
 def test_the_adapter_of_a_model_is_that_of_its_weights_else_of_its_shape(whole, cache):
-    mine = signature_of(tiny_model(), "w" * 64)
+    mine = signature_of(tiny_model().config.to_dict(), "w" * 64)
     assert find_adapter(mine) is None
     variant, other = replace(mine, weights="v" * 64), replace(mine, weights="w" * 64, num_hidden_layers=5)
     for name, signature in (("variant", variant), ("mine", mine)):
@@ -427,7 +427,7 @@ def test_a_damaged_adapter_of_the_user_is_named(cache):
     file = own_adapters() / "tiny-123.safetensors"
     file.write_bytes(b"not an adapter")
     with pytest.raises(CodememError, match=r"tiny-123\.safetensors is not a readable adapter"):
-        find_adapter(signature_of(tiny_model(), "w"))
+        find_adapter(signature_of(tiny_model().config.to_dict(), "w"))
 
 
 def test_the_shipped_gates_belong_to_every_variant_of_their_model(cache):

@@ -16,6 +16,7 @@ from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.states import turn
 from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize
+from codemem.models.interface import attention_modules
 from codemem.models.probe import find_sites
 from codemem.texts import Text
 
@@ -142,14 +143,18 @@ def test_shapes_and_types_are_those_of_the_model():
 
 def test_what_is_stored_is_what_one_pass_over_the_document_computes():
     """With one window for all, entry i is key and value of token i; the rotary embedding left no trace in the key."""
-    seen = {}
+    seen, attention = {}, attention_modules(MODEL)
     hooks = [
-        site.module.k_proj.register_forward_hook(lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 0), out))
-        for layer, site in SITES.items()
+        attention[layer].k_proj.register_forward_hook(
+            lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 0), out)
+        )
+        for layer in SITES
     ]
     hooks += [
-        site.module.v_proj.register_forward_hook(lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 1), out))
-        for layer, site in SITES.items()
+        attention[layer].v_proj.register_forward_hook(
+            lambda _m, _a, out, layer=layer: seen.__setitem__((layer, 1), out)
+        )
+        for layer in SITES
     ]
     header = header_tokens(TOKENIZER, "a.py")
     with torch.no_grad():
@@ -221,7 +226,7 @@ def test_special_tokens_in_a_text_are_text():
 
 def test_a_tokenizer_without_offsets_is_refused_by_name():
     class Slow:
-        is_fast = False
+        pass
 
     with pytest.raises(CodememError, match="Slow cannot say where its tokens stand"):
         tokenize(Slow(), "text")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -153,6 +155,31 @@ def test_what_is_added_later_is_found_beside_the_rest(data, k, seed):
             assert not mask[found[found >= 0]].any()
             best, wanted = (scores_of(keys, queries, each) for each in (found, expected))
             torch.testing.assert_close(best, wanted, rtol=0, atol=0.08)
+
+
+def test_inverted_files_that_are_mapped_grow_in_memory_and_outlive_their_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("codemem.memory.knn.TAIL_ROWS", 20)
+    keys, queries = random(KV_HEADS, 400, D, seed=12), random(KV_HEADS, 5, D, seed=13)
+    own = filled("ivf", keys[:, :300])
+    (tmp_path / "a").mkdir()
+    own.save(tmp_path / "a", "layer3")
+    mapped = IVFIndex.load(tmp_path / "a", "layer3")
+    shutil.rmtree(tmp_path / "a")
+
+    def same(one: Index, other: Index) -> bool:
+        nothing = Hidden(torch.zeros(len(one), dtype=torch.bool))
+        return torch.equal(one.search(queries, 7, nothing), other.search(queries, 7, nothing))
+
+    assert same(mapped, own)
+    for start, end in ((300, 310), (310, 400)):
+        for index in (own, mapped):
+            index.add(keys[:, start:end])
+        assert same(mapped, own)
+    (tmp_path / "b").mkdir()
+    mapped.save(tmp_path / "b", "layer3")
+    again = IVFIndex.load(tmp_path / "b", "layer3")
+    own.save(tmp_path / "b", "own")
+    assert same(again, own)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half of a file"])

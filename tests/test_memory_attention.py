@@ -8,6 +8,7 @@ import torch
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 
 from codemem.models.adapter import Adapter
+from codemem.models.interface import attention_modules
 from codemem.models.memorizing import MemorizingModel
 
 TEXT = "def greet(name):\n    return 'hello ' + name\n\n\nclass Door:\n    pass\n"
@@ -136,7 +137,7 @@ def test_attention_with_all_entries_is_the_dense_reference(architecture, gate):
     model, tokenizer = tiny_model(architecture), tiny_tokenizer()
     adapter = random_adapter(model.config.num_attention_heads, gate)
     memorizing = MemorizingModel(model, tokenizer, adapter)
-    modules = {layer: site.module for layer, site in memorizing.sites.items()}
+    modules = {layer: attention_modules(model)[layer] for layer in memorizing.sites}
     # What an encoding window holds: the path, then the text. Hidden states come from the model without memory.
     header = tokenizer(f"# {PATH}\n").input_ids
     seen = watch(modules)

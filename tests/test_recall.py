@@ -14,7 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
-from codemem.completion.recall import WINDOW_LINES, called, recall
+from codemem.completion.recall import POSITIONS, WINDOW_LINES, called, recall
 from codemem.completion.request import Request
 from codemem.completion.snippets import Snippet, spell
 from codemem.completion.vocabulary import Vocabulary
@@ -275,6 +275,26 @@ def test_the_budget_is_kept(memory, budget):
     completion, passes = reads_of(engine, request)
     assert len(plain) <= len(passes[1]) <= len(plain) + budget
     assert bool(completion.memory.snippets) == (len(passes[1]) > len(plain)) and (budget < 100 or passes[1] != plain)
+
+
+def test_a_prompt_that_was_read_in_advance_is_not_read_again(memory):
+    request = asked_at(LONG + "x = |\n", path="src/new.py", context=200)
+    expected = Engine(remembered(memory, **{"src/other.py": LONG}), "tiny").complete(request)
+    engine, bank = Engine(memory, "tiny"), memory.bank
+    memory.bank = memory.new_bank()
+    engine.prepare(request)
+    memory.bank = bank
+    ids = build_prompt(request, memory.tokenizer, engine.vocabulary).ids
+    (_, decoder) = engine._cache._held["src/new.py", "asking"]
+    assert decoder.tokens == ids[:-POSITIONS]
+    passes = []
+    states = decoder.states
+    decoder.states = lambda new, last=1: passes.append(len(new)) or states(new, last)
+    completion = engine.complete(request)
+    assert passes == [POSITIONS] and decoder.tokens == ids
+    places = [[str(snippet) for snippet in each.memory.snippets] for each in (completion, expected)]
+    assert completion.text == expected.text and places[0] == places[1]
+    engine.prepare(request)  # nothing is left to read
 
 
 @pytest.mark.parametrize("changed", [False, True])

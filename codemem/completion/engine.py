@@ -15,7 +15,7 @@ from codemem.completion.infill import infill_of, with_suffix
 from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import recall
+from codemem.completion.recall import POSITIONS, recall
 from codemem.completion.request import Completion, MemoryUse, Request
 from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import Ending
@@ -58,6 +58,15 @@ class Engine:
     def window(self, request: Request) -> int:
         """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
         return build_prompt(request, self.model.tokenizer, self.vocabulary).start
+
+    def prepare(self, request: Request) -> None:
+        """Do in advance what a completion with memory begins with and needs none for, such as while the bank is being
+        opened: the weights are packed, and the prompt is read."""
+        ids = build_prompt(request, self.model.tokenizer, self.vocabulary).ids
+        with self.model.reads(attention=False, tokens=False):
+            decoder = self._cache.decoder((request.path, "asking"), ids)
+            if new := ids[len(decoder.tokens) : -POSITIONS]:
+                decoder.states(new)
 
     def complete(
         self,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from transformers import PreTrainedTokenizerBase
-
 from codemem.completion.prompt import Prompt
 from codemem.completion.request import Request
 from codemem.models.encode import tokenize
+from codemem.models.tokenizer import Tokenizer, spell
 
 # Share of the prompt's tokens that what stands behind the cursor may have.
 SHARE = 0.25
@@ -38,14 +37,14 @@ MARKS = (
 )
 
 
-def infill_of(tokenizer: PreTrainedTokenizerBase) -> Infill | None:
+def infill_of(tokenizer: Tokenizer) -> Infill | None:
     """The marks that a tokenizer has; None for a model that only goes on."""
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = tokenizer.backend_tokenizer.get_vocab()
     found = next((marks for marks in MARKS if all(mark in vocabulary for mark in marks)), None)
     return Infill(*(vocabulary[mark] for mark in found)) if found else None
 
 
-def with_suffix(prompt: Prompt, request: Request, tokenizer: PreTrainedTokenizerBase, infill: Infill) -> Prompt:
+def with_suffix(prompt: Prompt, request: Request, tokenizer: Tokenizer, infill: Infill) -> Prompt:
     """A prompt that also shows what stands behind the cursor, whole lines of it where one fits; the same where that is
     nothing."""
     room = int(request.context * SHARE)
@@ -56,6 +55,6 @@ def with_suffix(prompt: Prompt, request: Request, tokenizer: PreTrainedTokenizer
     if len(ids) > room:
         whole = behind[: behind.rfind("\n", 0, int(starts[room])) + 1]
         ids = tokenize(tokenizer, whole)[0] if whole.strip() else ids[:room]
-    start = len(tokenizer("").input_ids)
+    start = len(spell(tokenizer, "", begin=True).ids)
     marked = [*prompt.ids[:start], infill.prefix, *prompt.ids[start:], infill.suffix, *ids, infill.middle]
     return replace(prompt, ids=marked)

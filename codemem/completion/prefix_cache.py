@@ -24,10 +24,10 @@ class PrefixCache:
         the last one.
 
         What it holds was read when memory was as it is now: a document that has left memory, or came to it, makes it
-        start anew, and so does memory that is read in another way.
+        start anew where attention reads memory, and so does memory that is read in another way.
         """
         reading, bank = self._model.reading, self._model.bank
-        state = reading.attention, id(bank), bank.version
+        state = reading.attention and (id(bank), bank.version)
         before, decoder = self._held.pop(purpose, (None, None))
         if decoder is None:
             decoder = self._model.decoder() if len(self._held) < MOST else self._held.popitem(last=False)[1][1]

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from transformers import PreTrainedTokenizerBase
-
 from codemem.completion.request import Request
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.encode import header_tokens, tokenize
+from codemem.models.tokenizer import Tokenizer, spell
 
 # The window starts at every so manieth line, so that it stays where it is while some are typed: what was read of it is
 # still in the cache.
@@ -30,7 +29,7 @@ class Prompt:
     start: int
 
 
-def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> Prompt:
+def build_prompt(request: Request, tokenizer: Tokenizer, vocabulary: Vocabulary) -> Prompt:
     """The window starts at a line's start where one is in reach. Token healing: text that ends inside of what would be
     one token is unlike anything the model was trained on, so the last token is taken back and generation must spell it
     again."""
@@ -50,10 +49,10 @@ def build_prompt(request: Request, tokenizer: PreTrainedTokenizerBase, vocabular
     return Prompt(header + ids, healed, before.count("\n", 0, start) + 1, start)
 
 
-def with_snippets(prompt: Prompt, snippets: list[int], tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def with_snippets(prompt: Prompt, snippets: list[int], tokenizer: Tokenizer) -> Prompt:
     """The prompt with the tokens of snippets before its document's path, after what the tokenizer starts a text
     with."""
-    start = len(tokenizer("").input_ids)
+    start = len(spell(tokenizer, "", begin=True).ids)
     return replace(prompt, ids=prompt.ids[:start] + snippets + prompt.ids[start:])
 
 

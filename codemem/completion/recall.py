@@ -16,6 +16,7 @@ from codemem.completion.snippets import Snippet
 from codemem.memory.banks import Memory
 from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.tokenizer import decode
 
 # Positions that ask, and neighbours of each that vote.
 POSITIONS = 32
@@ -54,7 +55,7 @@ def _excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: f
     """A document's lines from `first` to `last` as they were memorised, without blank ones at both ends; None where all
     are blank."""
     ids, line = model.bank.tokens(path, first, last)
-    text = str(model.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    text = decode(model.tokenizer, ids.tolist())
     start = line - text[: len(text) - len(text.lstrip())].count("\n")
     lines = text.split("\n")[first - start : last + 1 - start]
     visible = [number for number, content in enumerate(lines) if content.strip()]

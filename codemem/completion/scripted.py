@@ -71,7 +71,7 @@ class _Scripted(MemorizingModel):
 
     def decoder(self) -> Decoder:
         vocabulary = Vocabulary(self.tokenizer)
-        return ScriptedDecoder(super().decoder(), vocabulary, self.script, self.tokenizer.eos_token_id)
+        return ScriptedDecoder(super().decoder(), vocabulary, self.script, self.tokenizer.all_special_ids[0])
 
 
 def scripted_model(*script: str) -> MemorizingModel:

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from textwrap import dedent
 
-from transformers import PreTrainedTokenizerBase
-
 from codemem.models.encode import comment_leader, tokenize
+from codemem.models.tokenizer import Tokenizer
 
 LEAST_LINES = 4  # of a snippet that is cut
 
@@ -38,7 +37,7 @@ def spell(snippet: Snippet, document_path: str) -> str:
 
 
 def choose(
-    tokenizer: PreTrainedTokenizerBase, snippets: Iterable[Snippet], document_path: str, budget: int, most: int = 8
+    tokenizer: Tokenizer, snippets: Iterable[Snippet], document_path: str, budget: int, most: int = 8
 ) -> tuple[list[Snippet], list[int]]:
     """Those of the snippets (best first) that fit into so many tokens, best last, and the ids of their spelling.
 
@@ -69,9 +68,7 @@ def covered(wanted: Iterable[Snippet], there: Iterable[Snippet]) -> float:
     return kept / (sum(snippet.weight for snippet in wanted) or 1.0)
 
 
-def _fit(
-    tokenizer: PreTrainedTokenizerBase, snippet: Snippet, document_path: str, room: int
-) -> tuple[Snippet, list[int]] | None:
+def _fit(tokenizer: Tokenizer, snippet: Snippet, document_path: str, room: int) -> tuple[Snippet, list[int]] | None:
     """As much of a snippet as has room, and the ids of its spelling; None where that is too little."""
 
     def ids(lines: int) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from functools import cached_property
+from itertools import islice, takewhile
 
-from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from codemem.models.tokenizer import Tokenizer
 
 # <|file_sep|>, and DeepSeek's spelling of the same with a full-width bar.
 _MARK = re.compile(r"<[|\uff5c].+[|\uff5c]>")
@@ -20,7 +20,7 @@ class Vocabulary:
     Llama 2) spell a space as U+2581 and a single byte as <0xNN>.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     @cached_property
@@ -30,7 +30,7 @@ class Vocabulary:
         Beside those with a role (end of text) they are those that separate files or parts of a prompt. Qwen's tokenizer
         does not call these special, so their spelling decides too.
         """
-        added = self._tokenizer.added_tokens_decoder.items()
+        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
         marks = (number for number, token in added if token.special or _MARK.fullmatch(token.content))
         return frozenset((*self._tokenizer.all_special_ids, *marks))
 
@@ -39,13 +39,14 @@ class Vocabulary:
         """Token id -> its bytes; nothing for special tokens."""
         backend = self._tokenizer.backend_tokenizer
         spelled = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
-        alphabet = {character: byte for byte, character in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
-        result = [b""] * (max(self._tokenizer.get_vocab().values()) + 1)
-        for token, number in self._tokenizer.get_vocab().items():
+        alphabet, vocabulary = _alphabet(), backend.get_vocab()
+        letters = {ord(letter): byte for letter, byte in alphabet.items()}
+        result = [b""] * (max(vocabulary.values()) + 1)
+        for token, number in vocabulary.items():
             if number in self.special:
                 continue
-            if spelled and all(character in alphabet for character in token):
-                result[number] = bytes(alphabet[character] for character in token)
+            if spelled and alphabet.keys() >= set(token):
+                result[number] = token.translate(letters).encode("latin-1")
             elif not spelled and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                 result[number] = bytes([int(token[3:5], 16)])
             else:
@@ -53,22 +54,29 @@ class Vocabulary:
         return result
 
     @cached_property
-    def _sorted(self) -> list[tuple[bytes, int]]:
-        return sorted((token, number) for number, token in enumerate(self.tokens) if token)
+    def _sorted(self) -> list[int]:
+        """The tokens that are text, in the order of their bytes."""
+        return sorted((number for number, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
 
     def continuing(self, text: bytes) -> list[int]:
         """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must
         stand."""
-        words = self._sorted
-        start = bisect_left(words, (text, -1))
-        longer = []
-        for token, number in words[start:]:
-            if not token.startswith(text):
-                break
-            longer.append(number)
-        shorter = []
+        tokens, order = self.tokens, self._sorted
+
+        def place(prefix: bytes) -> int:
+            return bisect_left(order, prefix, key=tokens.__getitem__)
+
+        found = list(takewhile(lambda number: tokens[number].startswith(text), islice(order, place(text), None)))
         for length in range(1, len(text)):
-            at = bisect_left(words, (text[:length], -1))
-            if at < len(words) and words[at][0] == text[:length]:
-                shorter.append(words[at][1])
-        return longer + shorter
+            at = place(text[:length])
+            if at < len(order) and tokens[order[at]] == text[:length]:
+                found.append(order[at])
+        return found
+
+
+def _alphabet() -> dict[str, int]:
+    """The characters with which byte-level tokenizers spell bytes: visible ones of Latin-1 stand for themselves, the
+    others for the rest in their order, from U+0100 on (GPT-2)."""
+    themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = sorted(set(range(0x100)) - set(themselves))
+    return {chr(byte): byte for byte in themselves} | {chr(0x100 + n): byte for n, byte in enumerate(rest)}

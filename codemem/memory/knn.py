@@ -167,6 +167,7 @@ class IVFIndex:
             quantiser, d, kv_heads * nlist, codec, faiss.METRIC_INNER_PRODUCT, False
         )
         self._file.train(centred.reshape(-1, d))  # of the codec: there are all cells already
+        self._mapped = False
         self._open(kv_heads)
 
     def _open(self, kv_heads: int) -> None:
@@ -199,6 +200,7 @@ class IVFIndex:
         """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits."""
         if count <= 0:
             return
+        self._own()
         rows = np.arange(self._settled, self._settled + count)
         for number, (quantiser, keys) in enumerate(zip(self._quantisers, self._tail, strict=True)):
             head = np.ascontiguousarray(keys[:count].numpy())
@@ -260,22 +262,37 @@ class IVFIndex:
         distances, cells = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return distances, cells
 
+    def _own(self) -> None:
+        """Copy cells that are mapped from a file into memory, since they could not grow there."""
+        if self._mapped:
+            mapped, cells = self._file.invlists, faiss.ArrayInvertedLists(self._file.nlist, self._file.code_size)
+            for cell in range(self._file.nlist):
+                cells.add_entries(cell, mapped.list_size(cell), mapped.get_ids(cell), mapped.get_codes(cell))
+            self._file.replace_invlists(cells, True)
+            cells.this.disown()
+            self._mapped = False
+
     def save(self, folder: Path, name: str) -> None:
         """Write the inverted file, and another for the rest."""
         self._settle(self._tail.shape[1])
+        self._own()
         faiss.write_index(self._file, str(folder / f"{name}.faiss"))
         np.savez(folder / f"{name}.npz", centre=self._centre.numpy(), trained_for=self._trained_for)
 
     @classmethod
     def load(cls, folder: Path, name: str) -> IVFIndex:
-        """What `save` wrote. Raises OSError, RuntimeError or ValueError where it cannot be read."""
+        """What `save` wrote, mapped from its file. Raises OSError, RuntimeError or ValueError where that cannot
+        be read."""
         self = cls.__new__(cls)
         try:
             with np.load(folder / f"{name}.npz") as rest:
                 self._centre, self._trained_for = torch.from_numpy(rest["centre"]), int(rest["trained_for"])
         except (EOFError, KeyError, BadZipFile) as error:
             raise ValueError(f"{name}.npz is damaged: {error}") from error
-        self._file = faiss.read_index(str(folder / f"{name}.faiss"))
+        self._file = faiss.read_index(str(folder / f"{name}.faiss"), faiss.IO_FLAG_MMAP)
+        self._mapped = True
+        # To start threads that read ahead takes longer than to read.
+        faiss.downcast_InvertedLists(self._file.invlists).prefetch_nthread = 0
         self._open(len(self._centre))
         return self
 

@@ -25,9 +25,8 @@ _ROOM = 65_536
 _PATIENCE = 60
 
 
-def empty_bank(store: Store) -> Bank:
-    """An empty bank on the CPU for what the store holds, as its entries say. Raises CodememError for a missing or
-    damaged blob."""
+def empty_bank(store: Store, device: str = "cpu") -> Bank:
+    """An empty bank for what the store holds, as its entries say. Raises CodememError for a missing or damaged blob."""
     records = store.documents()
     if not records:
         return Bank({})
@@ -35,7 +34,7 @@ def empty_bank(store: Store) -> Bank:
     shapes = {layer: (tensor.shape[1], tensor.shape[3]) for layer, tensor in entries.layers.items()}
     dtypes = {tensor.dtype for tensor in entries.layers.values()}
     size = 0 if entries.states is None else entries.states.codes.shape[1]
-    return Bank(shapes, dtypes.pop(), state_size=size)
+    return Bank(shapes, dtypes.pop(), device, state_size=size)
 
 
 def open_bank(store: Store, bank: Bank) -> Bank:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from codemem.errors import CodememError
 from codemem.models.attention import GateKind
@@ -48,18 +47,17 @@ class Signature:
         return replace(self, weights=other.weights) == other
 
 
-def signature_of(model: PreTrainedModel, weights: str) -> Signature:
-    """The signature of a model whose weights have this hash."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
+def signature_of(config: Mapping[str, Any], weights: str) -> Signature:
+    """The signature of a model of this configuration whose weights have this hash."""
+    heads = config["num_attention_heads"]
     return Signature(
         weights=weights,
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
+        model_type=config["model_type"],
+        hidden_size=config["hidden_size"],
+        num_hidden_layers=config["num_hidden_layers"],
         num_attention_heads=heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        vocab_size=config.vocab_size,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        vocab_size=config["vocab_size"],
     )
 
 

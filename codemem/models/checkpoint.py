@@ -27,7 +27,7 @@ def problem_in(directory: Path) -> str | None:
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             return f"has no {name}"
-        if _read_json(directory / name) is None:
+        if read_json(directory / name) is None:
             return f"has a damaged {name}"
     try:
         shards = weight_files(directory)
@@ -47,7 +47,7 @@ def problem_in(directory: Path) -> str | None:
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files with the weights, sorted. Raises ValueError where their index is damaged."""
     if (directory / _INDEX).is_file():
-        index = _read_json(directory / _INDEX)
+        index = read_json(directory / _INDEX)
         if index is None or not isinstance(index.get("weight_map"), dict):
             raise ValueError(_INDEX)
         return [directory / name for name in sorted(set(map(str, index["weight_map"].values())))]
@@ -64,13 +64,14 @@ def weights_hash(directory: Path) -> str:
     tokenizer = [directory / name for name in _TOKENIZER_FILES if (directory / name).is_file()]
     for path in [*weight_files(directory), *tokenizer]:
         digest.update(f"{path.name} {remembered_sha256(path)}\n".encode())
-    config = _read_json(directory / "config.json") or {}
+    config = read_json(directory / "config.json") or {}
     relevant = {key: value for key, value in config.items() if key not in _INCIDENTAL}
     digest.update(json.dumps(relevant, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 if TYPE_CHECKING:
+    from transformers import DynamicCache
+
     from codemem.models.memorizing import MemorizingModel
 
 
@@ -45,12 +46,17 @@ class TransformersDecoder:
 
     def __init__(self, model: MemorizingModel) -> None:
         self._model = model
-        self._cache, self.tokens = DynamicCache(config=model.base.config), list[int]()
+        self._cache, self.tokens = self._empty(), list[int]()
+
+    def _empty(self) -> DynamicCache:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._model.base.config)
 
     def crop(self, length: int) -> None:
         surplus = len(self.tokens) - length
         if surplus > 0 and any(getattr(layer, "is_sliding", False) for layer in self._cache.layers):
-            self._cache, self.tokens = DynamicCache(config=self._model.base.config), []
+            self._cache, self.tokens = self._empty(), []
         elif surplus > 0:
             self._cache.crop(-surplus)
             del self.tokens[length:]

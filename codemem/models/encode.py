@@ -14,19 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.states import States, compress
-from codemem.models.interface import handlers
 from codemem.models.memory_layer import RecordingLayer
-from codemem.models.probe import Site
+from codemem.models.site import Site
+from codemem.models.tokenizer import Tokenizer, spell
 from codemem.texts import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Attention sinks at the start of a window (Xiao et al., Efficient Streaming Language Models with Attention Sinks,
 # 2023).
@@ -71,30 +73,20 @@ class Window:
     start: int
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], np.ndarray]:
+def tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], np.ndarray]:
     """The ids of a piece of text, and the offset in characters, [n] int64, at which each of them starts.
 
     No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer
     that cannot say where its tokens stand.
     """
-    if not tokenizer.is_fast:
-        raise CodememError(
-            f"{type(tokenizer).__name__} cannot say where its tokens stand in the text",
-            "use a model with a fast tokenizer",
-        )
-    encoded = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-    )
-    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
-    return encoded["input_ids"], starts
+    encoded = spell(tokenizer, text)
+    return encoded.ids, np.array([start for start, _ in encoded.offsets], dtype=np.int64)
 
 
-def header_tokens(tokenizer: PreTrainedTokenizerBase, path: str) -> list[int]:
+def header_tokens(tokenizer: Tokenizer, path: str) -> list[int]:
     """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a
     text."""
-    line = f"{comment_leader(path)} {path}\n"
-    ids: list[int] = tokenizer(line, split_special_tokens=True, verbose=False).input_ids
-    return ids
+    return spell(tokenizer, f"{comment_leader(path)} {path}\n", begin=True).ids
 
 
 def comment_leader(path: str) -> str:
@@ -105,7 +97,7 @@ def comment_leader(path: str) -> str:
 @torch.no_grad()
 def encode(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     sites: dict[int, Site],
     texts: Sequence[Text],
     *,
@@ -200,14 +192,17 @@ def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int
     # Padding stands on the right, where causal attention keeps it out of sight, so no mask is needed.
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in batch], device=model.device)
     recorded: dict[int, Tensor] = {}
-    modules = {layer: site.module for layer, site in sites.items()}
+    from codemem.models.interface import attention_modules, handlers
+
+    attention = attention_modules(model)
+    modules = {layer: attention[layer] for layer in sites}
     with handlers(modules, lambda layer: RecordingLayer(recorded, layer)):
         final: Tensor = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
     return recorded, final
 
 
 def plan(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     texts: Sequence[Text],
     window: EncodingWindow = EncodingWindow(),
     batch_tokens: int = BATCH_TOKENS,
@@ -275,7 +270,7 @@ def _checksum(ids: list[int]) -> int:
     return zlib.crc32(np.array(ids, dtype=np.int32).tobytes())
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: Text) -> _Tokens:
+def _tokenize(tokenizer: Tokenizer, text: Text) -> _Tokens:
     header = header_tokens(tokenizer, text.path)
     ids, starts = tokenize(tokenizer, text.text)
     visible = _first_visible(text.text)[starts] if len(starts) else starts

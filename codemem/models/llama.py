@@ -1,4 +1,4 @@
-"""Our own forward pass of Llama-shaped decoders over the weights that transformers loaded, for generating.
+"""Our own forward pass of Llama-shaped decoders, for generating.
 
 A token of a small model costs transformers more in Python than in arithmetic. Here a layer is some 15 operations on one
 document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights of 4 bits stay so.
@@ -9,23 +9,22 @@ A position's result does not depend on how many others are computed with it, bit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, linear, scaled_dot_product_attention, silu
-from transformers import PreTrainedModel
 
-from codemem.models.packed import MOST_ROWS, Matrix
+from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
+from codemem.models.rotary import Rotary
+from codemem.models.shape import Shape
 
 if TYPE_CHECKING:
     from codemem.models.memorizing import MemorizingModel
 
-# config.model_type of decoders whose layers are these, with or without biases and query/key norms.
-MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 # Keys are read in blocks of so many, those behind the last one masked: what attention computes for a position then does
 # not depend on where the block ends.
 BLOCK = 64
@@ -37,9 +36,8 @@ class Norm:
     """RMS norm (Zhang and Sennrich, 2019). The mean of x beside -x is zero and their variance the mean square of x, and
     PyTorch has a layer norm in one piece, but none of this kind."""
 
-    def __init__(self, module: Any) -> None:
-        weight = module.weight.detach()
-        self._size, self._epsilon = len(weight), module.variance_epsilon
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        self._size, self._epsilon = len(weight), epsilon
         self._weight = torch.cat((weight, weight))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -64,61 +62,45 @@ class _Layer:
 
 
 class Weights:
-    """What a Llama-shaped model's layers compute with, packed where that loses nothing."""
+    """What a Llama-shaped model's layers compute with, packed where that loses nothing. tensors: the weights by their
+    names in files, all in one dtype on one device; packs: the file in which packed weights are kept for the next
+    process."""
 
-    def __init__(self, base: PreTrainedModel) -> None:
-        config = base.config
-        self.base, self.body = base, base.model
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.head = base.get_output_embeddings().weight.detach()  # type: ignore[no-untyped-call]
-        self.norm = Norm(self.body.norm)
-        self.layers = [_layer(layer) for layer in self.body.layers]
-        for layer in self.layers:
-            for matrix in layer.matrices:
-                matrix.pack()
+    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], rotary: Rotary, packs: Path | None = None) -> None:
+        self.heads, self.kv_heads, self.d, self.rotary = shape.heads, shape.kv_heads, shape.d, rotary
+        self.embedding, self.head = tensors["model.embed_tokens.weight"], tensors[shape.head]
+        self.norm = Norm(tensors["model.norm.weight"], shape.epsilon)
+        self.layers = [_layer(tensors, f"model.layers.{number}.", shape) for number in range(shape.layers)]
+        matrices = [matrix for layer in self.layers for matrix in layer.matrices]
+        pack_all(matrices, packs)
+        # Whether all layers compute with 4 bits, each position by itself.
+        self.packed = all(matrix.packed is not None for matrix in matrices)
 
-    @property
-    def packed(self) -> bool:
-        """Whether all layers compute with 4 bits, each position by itself."""
-        return all(matrix.packed is not None for layer in self.layers for matrix in layer.matrices)
-
-    @staticmethod
-    def fit(base: PreTrainedModel) -> bool:
-        """Whether the model is one whose forward pass this is."""
-        config = base.config
-        rope = getattr(config, "rope_parameters", None) or {}
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        return (
-            config.model_type in MODEL_TYPES
-            and kinds == {"full_attention"}
-            and getattr(config, "sliding_window", None) is None
-            and config.hidden_act == "silu"
-            and rope.get("rope_type", "default") in _ROPE_TYPES
-            and rope.get("partial_rotary_factor", 1.0) == 1.0
-        )
-
-    @torch.no_grad()
-    def rotary(self, length: int) -> tuple[Tensor, Tensor]:
+    def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d]; the first half of the sines negated, as
         `_turned` wants them."""
-        places = torch.arange(length, device=self.head.device)[None]
-        cos, sin = (x[0, :, None] for x in self.body.rotary_emb(self.head[:1, :1], places))
+        cos, sin = self.rotary(torch.arange(length, device=self.head.device), self.head.dtype)
         half = self.d // 2
-        return cos, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        return cos[:, None], torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)[:, None]
 
 
-def _layer(layer: Any) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
+def _layer(tensors: Mapping[str, Tensor], prefix: str, shape: Shape) -> _Layer:
+    def linears(*names: str) -> Matrix:
+        stems = [f"{prefix}{name}_proj" for name in names]
+        return Matrix(*(Linear(tensors[f"{stem}.weight"], tensors.get(f"{stem}.bias")) for stem in stems))
+
+    def norm(name: str) -> Norm:
+        return Norm(tensors[f"{prefix}{name}.weight"], shape.epsilon)
+
     return _Layer(
-        Norm(layer.input_layernorm),
-        Matrix(attention.q_proj, attention.k_proj, attention.v_proj),
-        Norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        Norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
-        Matrix(attention.o_proj),
-        Norm(layer.post_attention_layernorm),
-        Matrix(mlp.gate_proj, mlp.up_proj),
-        Matrix(mlp.down_proj),
+        norm("input_layernorm"),
+        linears("self_attn.q", "self_attn.k", "self_attn.v"),
+        norm("self_attn.q_norm") if shape.head_norms else None,
+        norm("self_attn.k_norm") if shape.head_norms else None,
+        linears("self_attn.o"),
+        norm("post_attention_layernorm"),
+        linears("mlp.gate", "mlp.up"),
+        linears("mlp.down"),
     )
 
 
@@ -148,7 +130,7 @@ class LlamaDecoder:
             new = old.new_zeros(*old.shape[:2], room, old.shape[3])  # masked places must be finite
             new[:, :, : len(self.tokens)] = old[:, :, : len(self.tokens)]
             setattr(self, name, new)
-        self._cos, self._sin = self.weights.rotary(room)
+        self._cos, self._sin = self.weights.turns(room)
 
     @torch.inference_mode()
     def states(self, ids: Sequence[int], last: int = 1) -> Tensor:
@@ -159,7 +141,7 @@ class LlamaDecoder:
         weights, reading, layers = self.weights, self.model.reading, self.model.layers
         heads, kv_heads, d = weights.heads, weights.kv_heads, weights.d
         step = torch.tensor(ids, device=weights.head.device)
-        x = embedding(step, weights.body.embed_tokens.weight)
+        x = embedding(step, weights.embedding)
         cos, sin = self._cos[start:end], self._sin[start:end]
         seen = _Seen(start, count, x)
         rows = reading.rows(count) if reading.attention and len(self.model.bank) else 0

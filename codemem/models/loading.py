@@ -1,22 +1,23 @@
 """Weights -> a causal language model of transformers, ready to be given a memory.
 
-Touches no network, except that the default model is fetched on first use.
+Touches no network, except that the default model is fetched on first use. transformers is imported by the first model
+that is loaded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from codemem.errors import CodememError
 from codemem.models.checkpoint import weights_hash
 from codemem.models.locate import Located, ready
-from codemem.models.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _OTHER_MODEL = "give a causal decoder, for example one of `codemem models list`"
 # Flags of /proc/cpuinfo: x86 with bf16 dot products or tiles, ARM with bf16 matrix instructions.
@@ -36,6 +37,12 @@ class LoadedModel:
     name: str
     weights_hash: str
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the decoder, which in a model of several is one of them."""
+        config: dict[str, Any] = self.model.config.get_text_config().to_dict()
+        return config
+
 
 def load_model(spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None) -> LoadedModel:
     """Load a catalog name, a hub id, a local directory or a .gguf file; None is the default model.
@@ -43,8 +50,9 @@ def load_model(spec: str | None = None, *, device: str | None = None, dtype: tor
     `device` is a torch device, by default the best one here; `dtype` is by default the best one there.
     Raises CodememError where the model is not on this machine, is damaged, or is not a causal decoder.
     """
-    located = ready(spec)
-    place = best_device() if device is None else _checked_device(device)
+    from codemem.models.quiet import quiet
+
+    located, place = ready(spec), device_of(device)
     with quiet():
         _refuse_other_architectures(located)
         model, tokenizer = _load(located, dtype or best_dtype(place))
@@ -55,6 +63,11 @@ def load_model(spec: str | None = None, *, device: str | None = None, dtype: tor
             _OTHER_MODEL,
         )
     return LoadedModel(model.to(place).eval(), tokenizer, located.name, weights_hash(located.directory))
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of this name, the best one here for None. Raises CodememError for one that cannot be used."""
+    return best_device() if name is None else _checked_device(name)
 
 
 def best_device() -> torch.device:
@@ -99,6 +112,9 @@ def _checked_device(name: str) -> torch.device:
 
 def _refuse_other_architectures(located: Located) -> None:
     """Raise CodememError unless the configuration names a causal decoder of transformers' own."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     try:
         config = AutoConfig.from_pretrained(located.directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the configuration of a stranger provokes
@@ -110,6 +126,8 @@ def _refuse_other_architectures(located: Located) -> None:
 
 
 def _load(located: Located, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerFast]:
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             located.directory,

@@ -10,15 +10,17 @@ before those positions is computed the same way with updates and without.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from codemem.errors import CodememError
 from codemem.memory.banks import Memory
-from codemem.models.interface import attention_modules
 from codemem.models.memory_layer import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # As transformers names them in models whose queries, keys and values are not one matrix.
 PROJECTIONS = ("q_proj", "o_proj")
@@ -83,6 +85,8 @@ def untrained(base: PreTrainedModel, first: int, rank: int, seed: int) -> dict[s
 
 def _projections(base: PreTrainedModel, first: int) -> dict[str, nn.Linear]:
     """ "LAYER.PROJECTION" -> module, of all layers from `first` on."""
+    from codemem.models.interface import attention_modules
+
     found = {}
     for layer, attention in sorted(attention_modules(base).items()):
         for name in PROJECTIONS if layer >= first else ():

@@ -1,13 +1,13 @@
-"""MemorizingModel: a pretrained decoder of transformers that reads a memory inside its attention."""
+"""MemorizingModel: a pretrained decoder that reads a memory inside its attention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codemem.memory.bank import Bank
 from codemem.memory.banks import Memory
@@ -17,14 +17,20 @@ from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, unifo
 from codemem.models.attention import MemoryGate
 from codemem.models.decoder import Decoder, TransformersDecoder
 from codemem.models.encode import encode
-from codemem.models.interface import attention_modules, remove_handler, set_handler
 from codemem.models.llama import LlamaDecoder, Weights
 from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.mixture import Mixture
-from codemem.models.probe import find_sites
+from codemem.models.plain import PlainModel
+from codemem.models.rotary import Rotary
+from codemem.models.shape import shape_of
+from codemem.models.site import Site
 from codemem.models.token_memory import TokenMemory
+from codemem.models.tokenizer import Tokenizer
 from codemem.texts import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class MemorizingModel(nn.Module):
@@ -37,37 +43,72 @@ class MemorizingModel(nn.Module):
         model.remember("def area(r): ...", path="geometry.py")
         model.generate(**tokenizer("from geometry import", return_tensors="pt"))
 
-    base: a causal language model with rotary position embeddings; adapter: memory layers and gates, by default those of
-    an uncalibrated model; bank: the memory, by default an empty one. Raises CodememError, naming the architecture, for
-    a model that memory cannot be attached to.
+    base: a causal language model of transformers with rotary position embeddings, or one that `read_plain` read, of
+    which transformers' is loaded when something needs it; adapter: memory layers and gates, by default those of an
+    uncalibrated model; bank: the memory, by default an empty one. Raises CodememError, naming the architecture, for a
+    model that memory cannot be attached to.
     """
 
     def __init__(
         self,
-        base: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        base: PreTrainedModel | PlainModel,
+        tokenizer: Tokenizer,
         adapter: Adapter | None = None,
         bank: Memory | None = None,
     ) -> None:
         super().__init__()
-        layers = adapter.layers if adapter else default_layers(len(attention_modules(base)))
-        self.base, self.tokenizer = base, tokenizer
-        self.sites = find_sites(base, layers, adapter.angle if adapter else DEFAULT_ANGLE)
+        self._source, self.tokenizer = base, tokenizer
+        self.sites, self.state_size = _sites(base, adapter)
+        layers = tuple(sorted(self.sites))
         self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
         self.reading = Reading(k=adapter.k)
         self.gates = {
-            layer: MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(base.device)
+            layer: MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(self.device)
             for layer in adapter.layers
         }
         self.gate_modules = nn.ModuleList(self.gates.values())
-        self.mixture = Mixture().to(base.device)
+        self.mixture = Mixture().to(self.device)
         if adapter.mixture:
             self.mixture.load_state_dict(adapter.mixture)
         self._bank: Memory = self.new_bank() if bank is None else bank
         self._weights: Weights | None = None
-        self.low_rank = LowRank(base, adapter.low_rank, self._bank, self.reading) if adapter.low_rank else None
-        self.token_memory = TokenMemory(base, self.mixture, self._bank, self.reading)
+        self.token_memory = TokenMemory(self.mixture, self._bank, self.reading)
+        self.low_rank: LowRank | None = None
         self.bank = self._bank
+        if not isinstance(base, PlainModel):
+            self._attach(base)
+        if adapter.low_rank:
+            self.low_rank = LowRank(self.base, adapter.low_rank, self._bank, self.reading)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model in transformers, loaded when it is first asked for."""
+        if isinstance(self._source, PlainModel):
+            self._source = self._source.load()
+            self._attach(self._source)
+        return self._source
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._source.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._source.device
+
+    def _attach(self, base: PreTrainedModel) -> None:
+        from codemem.models.interface import route_attention
+
+        route_attention(base)
+        self.token_memory.attach(base)
+        self._set_handlers(base)
+
+    def _set_handlers(self, base: PreTrainedModel) -> None:
+        from codemem.models.interface import attention_modules, set_handler
+
+        modules = attention_modules(base)
+        for layer, reading in self.layers.items():
+            set_handler(modules[layer], reading)
 
     @property
     def shapes(self) -> Shapes:
@@ -76,8 +117,7 @@ class MemorizingModel(nn.Module):
 
     def new_bank(self, index: IndexKind = "auto", *, capacity: int | None = None) -> Bank:
         """An empty bank for what this model remembers, on the model's device; see `Bank`."""
-        size = self.base.config.get_text_config().hidden_size
-        return Bank(self.shapes, self.base.dtype, str(self.base.device), index, state_size=size, capacity=capacity)
+        return Bank(self.shapes, self.dtype, str(self.device), index, state_size=self.state_size, capacity=capacity)
 
     @property
     def bank(self) -> Memory:
@@ -92,13 +132,16 @@ class MemorizingModel(nn.Module):
         self.layers = {
             layer: ReadingLayer(site, self.gates[layer], bank, self.reading) for layer, site in self.sites.items()
         }
-        for layer, site in self.sites.items():
-            set_handler(site.module, self.layers[layer])
+        if not isinstance(self._source, PlainModel):
+            self._set_handlers(self._source)
 
     def detach(self) -> PreTrainedModel:
         """Take memory away again and return the model as it was."""
-        for site in self.sites.values():
-            remove_handler(site.module)
+        from codemem.models.interface import attention_modules, remove_handler
+
+        for layer, module in attention_modules(self.base).items():
+            if layer in self.sites:
+                remove_handler(module)
         self.token_memory.remove()
         if self.low_rank is not None:
             self.low_rank.remove()
@@ -106,11 +149,20 @@ class MemorizingModel(nn.Module):
 
     def decoder(self) -> Decoder:
         """An empty cache with the fastest forward pass that there is for this architecture."""
-        if self.low_rank is not None or not Weights.fit(self.base):
-            return TransformersDecoder(self)
-        if self._weights is None:
-            self._weights = Weights(self.base)
-        return LlamaDecoder(self._weights, self)
+        if self._weights is None and self.low_rank is None:
+            self._weights = self._own_weights()
+        return TransformersDecoder(self) if self._weights is None else LlamaDecoder(self._weights, self)
+
+    def _own_weights(self) -> Weights | None:
+        """What our own forward pass computes with; None for a model that it is not for."""
+        if isinstance(self._source, PlainModel):
+            plain = self._source
+            return Weights(plain.shape, plain.tensors, plain.rotary, plain.packs)
+        shape = shape_of(self.base.config.to_dict())
+        if shape is None:
+            return None
+        embedding = self.base.model.rotary_emb
+        return Weights(shape, self.base.state_dict(), Rotary(embedding.inv_freq, embedding.attention_scaling))
 
     def remember(self, text: str, path: str = "memory") -> int:
         """Add a text to memory, in place of what was remembered under this path. Returns the number of its entries."""
@@ -153,3 +205,17 @@ class MemorizingModel(nn.Module):
             yield self.reading
         finally:
             vars(self.reading).update(before)
+
+
+def _sites(base: PreTrainedModel | PlainModel, adapter: Adapter | None) -> tuple[dict[int, Site], int]:
+    """The sites of an adapter's memory layers, or of those of a model that nobody has calibrated, and the size of a
+    hidden state."""
+    angle = adapter.angle if adapter else DEFAULT_ANGLE
+    if isinstance(base, PlainModel):
+        layers = adapter.layers if adapter else default_layers(base.shape.layers)
+        return base.sites(layers, angle), base.shape.size
+    from codemem.models.interface import attention_modules
+    from codemem.models.probe import find_sites
+
+    layers = adapter.layers if adapter else default_layers(len(attention_modules(base)))
+    return find_sites(base, layers, angle), base.config.get_text_config().hidden_size

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from codemem.memory.banks import Memory
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
-from codemem.models.interface import Call
-from codemem.models.probe import Site
 from codemem.models.rotary import rotate, unrotate
+from codemem.models.site import Site
+
+if TYPE_CHECKING:
+    from codemem.models.interface import Call
 
 
 @dataclass

@@ -7,12 +7,21 @@ quarter of the time. Nothing is rounded that was not: other weights are left as 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from torch.nn.functional import linear
+
+from codemem.errors import CodememError
+from codemem.models.cache import cache_dir
+from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale
 LEVELS = 15
@@ -63,17 +72,21 @@ def pack(weights: Sequence[Tensor]) -> Packed | None:
     return found
 
 
+class Linear(NamedTuple):
+    """weight: [outputs, inputs]; bias: [outputs]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 class Matrix:
     """Linear layers with the same input, as one: [n, inputs] -> [n, outputs of all]."""
 
-    def __init__(self, *layers: nn.Linear) -> None:
+    def __init__(self, *layers: Linear) -> None:
         self.layers = layers
         self.packed: Packed | None = None
-        biases = [layer.bias for layer in layers]
-        self._bias = None if all(bias is None for bias in biases) else torch.cat([_bias(layer) for layer in layers])
-
-    def pack(self) -> None:
-        self.packed = pack([layer.weight.detach() for layer in self.layers])
+        some = any(layer.bias is not None for layer in layers)
+        self._bias = torch.cat([_bias(layer) for layer in layers]) if some else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is not None and len(x) <= MOST_ROWS:
@@ -83,5 +96,50 @@ class Matrix:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _bias(layer: nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+def pack_all(matrices: Sequence[Matrix], kept: Path | None) -> None:
+    """Pack the matrices that can be: with what the file `kept` has of them, which is written where it is not there."""
+    packs = None if kept is None else _read(kept, len(matrices))
+    if packs is None:
+        packs = [pack([layer.weight for layer in matrix.layers]) for matrix in matrices]
+        if kept is not None:
+            _write(kept, packs)
+    for matrix, packed in zip(matrices, packs, strict=True):
+        matrix.packed = packed
+
+
+def packs_path(weights: str) -> Path:
+    """Where the packed weights of the model with this hash are kept: how codes are laid out depends on PyTorch and on
+    what the processor can do."""
+    folder = cache_dir() / "packed"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    layout = f"{torch.__version__}-{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}"
+    return folder / f"{weights[:20]}-{layout.replace(' ', '-')}.safetensors"
+
+
+def _write(file: Path, packs: Sequence[Packed | None]) -> None:
+    found = {number: packed for number, packed in enumerate(packs) if packed is not None}
+    tensors = {f"{number}.codes": packed.codes for number, packed in found.items()}
+    tensors |= {f"{number}.scales": packed.scales for number, packed in found.items()}
+    with suppress(CodememError):  # then the next process packs them again
+        write_tensors(file, tensors, {"matrices": str(len(packs))})
+
+
+def _read(file: Path, count: int) -> list[Packed | None] | None:
+    """What `_write` wrote of so many matrices, mapped from the file; None where there is none that can be read."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = set(opened.keys())
+            if (opened.metadata() or {}).get("matrices") != str(count):
+                return None
+            return [
+                Packed(opened.get_tensor(f"{n}.codes"), opened.get_tensor(f"{n}.scales"))
+                if f"{n}.codes" in names
+                else None
+                for n in range(count)
+            ]
+    except (OSError, SafetensorError):
+        return None
+
+
+def _bias(layer: Linear) -> Tensor:
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias

@@ -8,11 +8,10 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from codemem.errors import CodememError
 from codemem.models.interface import (
@@ -23,26 +22,12 @@ from codemem.models.interface import (
     route_attention,
 )
 from codemem.models.rotary import rotate, unrotate
+from codemem.models.site import Site, length_of, site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SUPPORTED = "use a Llama, Qwen, Mistral, StarCoder2, Gemma, Phi-3 or GPT-NeoX style model"
-
-
-@dataclass(frozen=True)
-class Site:
-    """An attention layer that memory can be attached to.
-
-    layer: its number; module: its attention module; heads, kv_heads, d: its shape; cos, sin: [r] float32, the rotary
-    embedding of the memory angle, squared in length: stored keys lost the factor by which YaRN and LongRoPE lengthen
-    both sides of a score, so queries make up for it.
-    """
-
-    layer: int
-    module: nn.Module
-    heads: int
-    kv_heads: int
-    d: int
-    cos: Tensor
-    sin: Tensor
 
 
 class _Probe:
@@ -84,10 +69,10 @@ def find_sites(model: PreTrainedModel, layers: tuple[int, ...], angle: int) -> d
             pass
         except (TypeError, IndexError) as error:  # no position ids, or a table of positions with an end
             raise CodememError(f"{name} has no rotary positions up to {angle}: {error}", SUPPORTED) from error
-    return {layer: _site(name, layer, module, seen.get(layer)) for layer, module in chosen.items()}
+    return {layer: _site(name, layer, seen.get(layer)) for layer in chosen}
 
 
-def _site(name: str, layer: int, module: nn.Module, seen: Call | None) -> Site:
+def _site(name: str, layer: int, seen: Call | None) -> Site:
     if seen is None:
         raise CodememError(f"{name} does not run layer {layer} through transformers' attention interface", SUPPORTED)
     query, key, value = seen.query, seen.key, seen.value
@@ -100,10 +85,10 @@ def _site(name: str, layer: int, module: nn.Module, seen: Call | None) -> Site:
     if key.shape[-1] != value.shape[-1] or query.shape[-1] != key.shape[-1]:
         raise CodememError(f"{name} has queries, keys and values of different sizes in layer {layer}", SUPPORTED)
     cos, sin = (x.expand(2, -1, -1)[1, 0].float() for x in seen.rotary)
-    scale = (cos**2 + sin**2).sqrt().mean()
+    scale = length_of(cos, sin)
     for x in (query, key):
         start, turned = x[0].float(), x[1].float()
         expected = rotate(unrotate(start, torch.ones_like(cos) * scale, torch.zeros_like(sin)), cos, sin)
         if (expected - turned).abs().max() > 0.05 * turned.abs().max():
             raise CodememError(f"{name} does not rotate halves of its heads in layer {layer}", SUPPORTED)
-    return Site(layer, module, query.shape[1], key.shape[1], query.shape[-1], cos * scale, sin * scale)
+    return site(layer, query.shape[1], key.shape[1], query.shape[-1], cos, sin)

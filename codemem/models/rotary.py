@@ -7,8 +7,52 @@ undone exactly, so one inverse serves all architectures, fused projections and q
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from codemem.models.shape import Shape
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """inverse: [d / 2] float32, the angle of each pair of dimensions at position 1; scaling: of cosines and sines."""
+
+    inverse: Tensor
+    scaling: float = 1.0
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [n], each [n, d], as transformers computes them."""
+        angles = positions[:, None].float() * self.inverse
+        angles = torch.cat((angles, angles), dim=-1)
+        return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
+
+
+def rotary_of(shape: Shape, device: torch.device) -> Rotary | None:
+    """The rotary embedding of a shape; None for a kind that only transformers computes."""
+    rope, kind = shape.rope, shape.rope["rope_type"]
+    inverse = 1.0 / (rope["rope_theta"] ** (torch.arange(0, shape.d, 2, dtype=torch.float, device=device) / shape.d))
+    if kind == "default":
+        return Rotary(inverse)
+    if kind == "linear":
+        return Rotary(inverse / rope["factor"])
+    if kind == "llama3" and "original_max_position_embeddings" in rope:
+        return Rotary(_stretched(inverse, rope))
+    return None
+
+
+def _stretched(inverse: Tensor, rope: dict[str, float]) -> Tensor:
+    """Llama 3.1's: waves that are long beside the length the model was first trained on are stretched, short ones are
+    not, and those between partly."""
+    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+    length = rope["original_max_position_embeddings"]
+    waves = 2 * math.pi / inverse
+    slow = torch.where(waves > length / low, inverse / factor, inverse)
+    smooth = (length / waves - low) / (high - low)
+    between = ~(waves < length / high) * ~(waves > length / low)
+    return torch.where(between, (1 - smooth) * slow / factor + smooth * slow, slow)
 
 
 def _rotate_half(x: Tensor) -> Tensor:

@@ -7,17 +7,19 @@ is mixed into the model's distribution.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from codemem.memory.banks import Memory
 from codemem.models.memory_layer import Reading
 from codemem.models.mixture import Mixture, describe, mix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NEIGHBOURS = 64
 
@@ -25,15 +27,19 @@ _attached: WeakKeyDictionary[nn.Module, list[RemovableHandle]] = WeakKeyDictiona
 
 
 class TokenMemory:
-    """Hooks on a decoder that turn its logits into log-probabilities of the mixture, at the positions that read memory.
+    """Turns logits into log-probabilities of the mixture, at the positions that read memory.
 
-    The others, and all where memory is empty or switched off, keep the logits of the model. `bank` may be replaced. A
-    decoder has one token memory: a second takes the place of the first.
+    The others, and all where memory is empty or switched off, keep the logits of the model. `bank` may be replaced.
     """
 
-    def __init__(self, base: PreTrainedModel, mixture: Mixture, bank: Memory, reading: Reading) -> None:
+    def __init__(self, mixture: Mixture, bank: Memory, reading: Reading) -> None:
         self.mixture, self.bank, self.reading = mixture, bank, reading
         self.final: Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
+
+    def attach(self, base: PreTrainedModel) -> None:
+        """Hook it to a decoder of transformers. A decoder has one token memory: a second takes the place of the
+        first."""
         head = base.get_output_embeddings()  # type: ignore[no-untyped-call]
         assert head is not None, "a causal language model has an output layer"
         for hook in _attached.pop(base, ()):

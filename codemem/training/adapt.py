@@ -91,7 +91,7 @@ def adapt(
     corpus is too small.
     """
     corpus = split(repositories, options.budget, options.seed)
-    signature = signature_of(loaded.model, loaded.weights_hash)
+    signature = signature_of(loaded.config, loaded.weights_hash)
     recipe = _digest(signature, corpus, options, str(loaded.model.dtype))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     run = _Run(loaded, corpus, options, folder, recipe, report)
@@ -286,7 +286,9 @@ class _Run:
             return model.bank
         bank = model.new_bank()
         done, total = 0, sum(bytes_of(text) for _, text in self.corpus.memory)
-        fingerprint = fingerprint_of(self.loaded, model.adapter.layers)
+        fingerprint = fingerprint_of(
+            self.loaded.name, self.loaded.weights_hash, self.loaded.model.dtype, model.adapter.layers
+        )
         with Store(self.folder, create=True) as store:
             store.bind(fingerprint, replace=store.fingerprint not in (None, fingerprint))
             for documents in self._groups():

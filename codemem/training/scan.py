@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from codemem.models.attention import weighted_values
-from codemem.models.interface import Call, handlers
+from codemem.models.interface import Call, attention_modules, handlers
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.memory_layer import ReadingLayer
 from codemem.training.gates import Piece, loss
@@ -134,7 +134,7 @@ def slopes(model: MemorizingModel, piece: Piece) -> tuple[Tensor, Tensor]:
         made[layer] = ScanLayer(reader, switches[layer])
         return made[layer]
 
-    modules = {layer: site.module for layer, site in model.sites.items()}
+    modules = {layer: module for layer, module in attention_modules(model.base).items() if layer in model.sites}
     with model.reads(tokens=False, last=rows), handlers(modules, make):
         gradients = torch.autograd.grad(loss(model, piece), list(switches.values()))
     # The loss is a mean over tokens, a slope is of their sum; the last position predicts nothing.
