@@ -61,8 +61,8 @@ def root(
 
 
 def run() -> None:
-    """The console script: `main`, and then the process ends at once. To free gigabytes piece by piece takes half a second
-    more, and the system frees them anyway."""
+    """The console script: `main`, and then the process ends at once. To free gigabytes piece by piece takes half a
+    second more, and the system frees them anyway."""
     code: int | str | None = 0
     try:
         main()
