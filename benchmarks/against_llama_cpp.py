@@ -53,17 +53,19 @@ class Peer:
         self._process.wait()
 
 
-def compare(engine: Engine, peer: Peer, cursors: list[Place]) -> dict[str, dict[str, object]]:
-    """Milliseconds and tokens of each arm, first and after the next character."""
+def compare(engines: dict[str, Engine], peer: Peer, cursors: list[Place]) -> dict[str, dict[str, object]]:
+    """Milliseconds and tokens of each arm, first and after the next character. engines: one an arm, with its own
+    cache."""
     seen: dict[str, dict[str, list[float]]] = {arm: {} for arm in (*OURS, PEER)}
     for place in cursors:
         for step, offset in (("first", place.offset), ("typed_on", place.offset + 1)):
             for arm, ways in OURS.items():
                 request = Request(place.path, place.text, offset, max_tokens=MAX_TOKENS["line"], **ways)
                 start = time.perf_counter()
-                done = engine.complete(request)
+                done = engines[arm].complete(request)
                 seen[arm].setdefault(step, []).append(1000 * (time.perf_counter() - start))
                 seen[arm].setdefault(f"{step}_tokens", []).append(done.tokens)
+            engine = engines[arm]
             prompt = build_prompt(Request(place.path, place.text, offset), engine.model.tokenizer, engine.vocabulary)
             healed = engine.vocabulary.tokens.index(prompt.healed) if prompt.healed else None
             ids = prompt.ids if healed is None else [*prompt.ids, healed]
@@ -93,12 +95,13 @@ def main() -> None:
     pretrained = load_memorizing(options.model)
     root = package(options.package)
     bank = remember(pretrained, root)
-    engine = Engine(pretrained.model, pretrained.name)
+    engines = {arm: Engine(pretrained.model, pretrained.name) for arm in OURS}
     peer = Peer(options.peer, options.gguf)
     try:
-        engine.complete(Request("warm.py", "x = 1\ny = ", 10))
+        for engine in engines.values():
+            engine.complete(Request("warm.py", "x = 1\ny = ", 10))
         peer.line([1, 2, 3], 1)
-        results = compare(engine, peer, places(documents(root, (".py",)), options.cursors, 3))
+        results = compare(engines, peer, places(documents(root, (".py",)), options.cursors, 3))
     finally:
         peer.close()
     shown = {arm: found["typed_on"]["median_ms"] for arm, found in results.items()}  # type: ignore[index]
