@@ -29,8 +29,8 @@ _Document = TypeVar("_Document")
 def grouped(
     documents: Iterable[_Document], size: Callable[[_Document], int], enough: int = GROUP_BYTES
 ) -> Iterator[list[_Document]]:
-    """Documents to deal with together, in order; size: of one, bytes of its source where it is to be encoded; enough: the
-    size at which a group ends."""
+    """Documents to deal with together, in order; size: of one, bytes of its source where it is to be encoded; enough:
+    the size at which a group ends."""
     group, total = [], 0
     for document in documents:
         group.append(document)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MOST_CLIENTS = 64
 # Seconds between looks at what is to be done.
 TICK = 1.0
+# Seconds without a client after which it leaves where the model could not be loaded: the next one may be.
+_FAILED_IDLE = 2.0
 # Seconds for which who connected just before the daemon leaves is still let in.
 _GRACE = 0.1
 # Seconds for which a thread may hold the interpreter while another wants it: a completion is thousands of short calls.
@@ -81,7 +83,7 @@ class _Daemon:
         while not self._stop.is_set():
             if self._hub.sessions:
                 left = loop.time()
-            elif loop.time() - left > self._idle or self._hub.failed:
+            elif loop.time() - left > (min(_FAILED_IDLE, self._idle) if self._hub.failed else self._idle):
                 return
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), min(TICK, max(0.01, self._idle)))
