@@ -13,7 +13,6 @@ def ask_daemon(root: Path, model: str | None, params: dict[str, Any]) -> dict[st
     Raises CodememError for an error of ours."""
     from codemem.memory.manifest import model_of
     from codemem.server.client import Client
-    from codemem.server.messages import COMPLETE
     from codemem.server.sockets import address_of, connected
 
     try:
@@ -24,7 +23,7 @@ def ask_daemon(root: Path, model: str | None, params: dict[str, Any]) -> dict[st
         return None
     try:
         with Client(connection, [root]) as client:
-            answer: dict[str, Any] = client.ask(COMPLETE, params)
+            answer: dict[str, Any] = client.ask("codemem/complete", params)
             return answer
     except OSError:  # it has gone
         return None

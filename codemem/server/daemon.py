@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codemem.server.hub import Hub
 from codemem.server.language_server import Session
@@ -30,6 +31,8 @@ TICK = 1.0
 _FAILED_IDLE = 2.0
 # Seconds for which who connected just before the daemon leaves is still let in.
 _GRACE = 0.1
+# Seconds for which clients are waited for when the daemon ends.
+_FAREWELL = 2.0
 # Seconds for which a thread may hold the interpreter while another wants it: a completion is thousands of short calls.
 _SWITCH = 0.0005
 
@@ -45,6 +48,14 @@ def serve(
         asyncio.run(_Daemon(address, indexer, statistics, idle).run(load))
 
 
+def _failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for has failed; no client is to see where."""
+    error = context.get("exception")
+    print(f"codemem: {context.get('message')}: {type(error).__name__}", file=sys.stderr)
+    if error is not None and os.environ.get("CODEMEM_DEBUG") == "1":
+        traceback.print_exception(error, file=sys.stderr)
+
+
 class _Daemon:
     def __init__(self, address: Address, indexer: Indexer, statistics: Statistics, idle: float) -> None:
         self._address, self._indexer, self._statistics, self._idle = address, indexer, statistics, idle
@@ -54,6 +65,7 @@ class _Daemon:
     async def run(self, load: Callable[[], Pretrained]) -> None:
         listener = listening(self._address)
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_failed)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._hub = hub = Hub(load, self._address.model, self._indexer, self._statistics)
@@ -70,9 +82,10 @@ class _Daemon:
                 listener = listening(self._address)
         finally:
             self._address.socket.unlink(missing_ok=True)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for session in hub.sessions:
+                session.protocol.lsp_exit()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_FAREWELL)
             await asyncio.to_thread(hub.close)
         if hub.loader.is_alive():  # it cannot be interrupted, and nothing of it is worth waiting for
             os._exit(0)
