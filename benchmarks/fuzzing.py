@@ -120,7 +120,12 @@ class Attacker:
         self.connections += 1
         if self.chance.random() < 0.9:
             folders = [{"uri": self.folder.as_uri(), "name": "x"}]
-            first = {"processId": None, "rootUri": None, "capabilities": {}, "workspaceFolders": folders}
+            first: dict[str, Any] = {
+                "processId": None,
+                "rootUri": None,
+                "capabilities": {},
+                "workspaceFolders": folders,
+            }
             hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": first}
             with suppress(OSError):
                 connection.sendall(framed(json.dumps(hello).encode()))

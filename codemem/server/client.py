@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from codemem.errors import CodememError
 from codemem.server.sockets import Address, connected, starting
@@ -20,6 +20,7 @@ from codemem.server.sockets import Address, connected, starting
 # Seconds for which a daemon that was just started may be silent before it is given up.
 _PATIENCE = 60.0
 _POLL = 0.02
+_Self = TypeVar("_Self", bound="Client")
 
 
 class Client:
@@ -40,7 +41,7 @@ class Client:
         )
         self.tell("initialized", {})
 
-    def __enter__(self) -> Client:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:
