@@ -131,23 +131,23 @@ def overhead(address: Address, root: Path, engine: Engine, count: int) -> dict[s
     alone: list[float] = []
     served: list[float] = []
     equal = 0
+
+    def ask_engine(place: Place) -> str:
+        path = place.file.relative_to(root).as_posix()
+        return engine.complete(Request(path, place.text, place.offset)).text
+
+    def ask_daemon(place: Place) -> str:
+        item = editor.complete(place)
+        return str(item["insertText"]) if item else ""
+
     with Editor(address, root) as editor:
         ready(editor)
         for number, place in zip(range(count + WARMING), places(root, 0), strict=False):
             editor.open(place)
             time.sleep(0.2)  # the text is compared with memory's
-            path = place.file.relative_to(root).as_posix()
-
-            def ask_engine(path: str = path, place: Place = place) -> str:
-                return engine.complete(Request(path, place.text, place.offset)).text
-
-            def ask_daemon(place: Place = place) -> str:
-                item = editor.complete(place)
-                return str(item["insertText"]) if item else ""
-
-            # Who is asked second finds the files of the model in the processor's caches.
+            # Who is asked second finds the model's weights in the processor's caches.
             timed = [(ask_engine, alone), (ask_daemon, served)]
-            texts = [measured(ask, times) for ask, times in (timed if number % 2 else reversed(timed))]
+            texts = [measured(ask, place, times) for ask, times in (timed if number % 2 else reversed(timed))]
             equal += number >= WARMING and texts[0] == texts[1]
     differences = [1000 * (two - one) for one, two in zip(alone[WARMING:], served[WARMING:], strict=True)]
     return {
@@ -159,9 +159,9 @@ def overhead(address: Address, root: Path, engine: Engine, count: int) -> dict[s
     }
 
 
-def measured(ask: Callable[[], str], times: list[float]) -> str:
+def measured(ask: Callable[[Place], str], place: Place, times: list[float]) -> str:
     start = time.perf_counter()
-    text = ask()
+    text = ask(place)
     times.append(time.perf_counter() - start)
     return text
 
