@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -16,7 +15,7 @@ def lsp(
         Optional[str],  # noqa: UP045 - typer reads it at run time, on Python 3.10 too
         typer.Option(
             help="A catalog name, hub id, local directory or .gguf file.",
-            show_default="that of the memory around the current folder",
+            show_default="that of the memory of the editor's folder",
         ),
     ] = None,
     idle: Annotated[
@@ -27,10 +26,11 @@ def lsp(
     """Pass messages on between an editor and the daemon, which is started where none runs."""
     from codemem.memory.manifest import find_root, model_of
     from codemem.server.client import connected_or_started
-    from codemem.server.forwarding import forward
+    from codemem.server.forwarding import forward, read_first
     from codemem.server.sockets import address_of
 
-    root = find_root(Path.cwd())
-    address = address_of(model or (model_of(root) if root else None))
+    head, folders = read_first(sys.stdin.fileno())
+    roots = [root for folder in folders if (root := find_root(folder))]
+    address = address_of(model or next(map(model_of, roots), None))
     with connected_or_started(address, command(address.model, idle)) as connection:
-        forward(connection, sys.stdin.fileno(), sys.stdout.fileno())
+        forward(connection, sys.stdin.fileno(), sys.stdout.fileno(), head)

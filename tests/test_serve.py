@@ -108,7 +108,7 @@ class Lsp:
     """A process of `codemem lsp`, as an editor runs it."""
 
     def __init__(self, folder: Path, model: Path) -> None:
-        words = [*command(str(model))[:3], "lsp", "--stdio", "--model", str(model)]
+        words = [*command(str(model))[:3], "lsp", "--stdio"]  # the model is that of the folder's memory
         self.process = subprocess.Popen(
             words, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

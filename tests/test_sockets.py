@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from serving import Daemon, pretrained
@@ -14,7 +17,7 @@ from serving import Daemon, pretrained
 from codemem.errors import CodememError
 from codemem.server import daemon as daemon_module
 from codemem.server import sockets
-from codemem.server.forwarding import forward
+from codemem.server.forwarding import forward, read_first
 from codemem.server.sockets import Address, address_of, connected, listening, owned, peer_uid, runtime_dir
 
 
@@ -104,14 +107,41 @@ def test_nothing_is_answered_to_another_user(monkeypatch):
             assert connection.recv(1) == b""
 
 
+@pytest.mark.parametrize(
+    "said, folders",
+    [
+        (
+            {"workspaceFolders": [{"uri": "file:///a%20b", "name": "x"}, {"uri": "file:///c", "name": "y"}]},
+            ["/a b", "/c"],
+        ),
+        ({"workspaceFolders": None, "rootUri": "file:///a"}, ["/a"]),
+        ({"rootUri": None}, []),
+        ({"rootUri": 5}, []),
+        (7, []),
+    ],
+)
+def test_what_an_editor_says_first_names_its_folders(said, folders):
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": said}).encode()
+    parts = b"Content-Type: x\r\nContent-Length: %d\r\n\r\n" % len(body), body[:5], body[5:] + b"more"
+    read_end, write_end = os.pipe()
+    thread = threading.Thread(target=lambda: [(os.write(write_end, part), time.sleep(0.02)) for part in parts])
+    thread.start()
+    head, found = read_first(read_end)
+    thread.join()
+    assert b"".join(parts).startswith(head) and body in head
+    assert found == [Path(folder) for folder in folders]
+    os.close(write_end)
+    os.close(read_end)
+
+
 def test_forwarding_passes_everything_on_both_ways():
     near, far = socket.socketpair()
     read_in, write_in = os.pipe()
     read_out, write_out = os.pipe()
-    thread = threading.Thread(target=forward, args=(near, read_in, write_out))
+    thread = threading.Thread(target=forward, args=(near, read_in, write_out, b"head "))
     thread.start()
     os.write(write_in, b"there")
-    assert far.recv(100) == b"there"
+    assert far.recv(5) + far.recv(100) == b"head there"
     far.sendall(b"back" * 1000)
     assert os.read(read_out, 4000) == b"back" * 1000
     os.close(write_in)

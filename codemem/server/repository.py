@@ -155,7 +155,13 @@ class Repository:
         self._typing.shutdown(cancel_futures=True)
         for thread in self._threads:
             thread.join()
-        self._live = None
+        self._scheduler.between(self._leave)
+
+    def _leave(self) -> None:
+        """Let the model hold this memory no longer."""
+        live, self._live = self._live, None
+        if live is not None and live.engine.model.bank in (live.banks, live.banks.bank):
+            live.engine.model.bank = live.engine.model.new_bank()
 
     # Completing.
 
@@ -280,8 +286,9 @@ class Repository:
         """Note how far indexing is, in bytes; where all is done, it is over."""
         if done < total:
             self._set(state="indexing", percent=100 * done // total)
-        elif self.status.state == "indexing":
-            self._set(state="ready", percent=None)
+        elif self.opened:
+            self._set(state="ready", percent=None, message=None, hint=None)
+        self._wake.set()
 
     def rest(self) -> None:
         """Wait while completions run: Python runs one thread at a time, and theirs should be it. Raises Closed where
@@ -297,6 +304,12 @@ class Repository:
         if before != self.status:
             self._changed()
 
+    def _fail(self, error: Exception) -> None:
+        """Say what is wrong; it is tried again. A fault of ours must not end a thread, and nobody would see it."""
+        if not isinstance(error, CodememError):
+            error = CodememError(f"codemem failed unexpectedly: {type(error).__name__}", f"codemem doctor {self.root}")
+        self._set(state="error", percent=None, message=str(error), hint=error.hint)
+
     def _follow_store(self) -> None:
         from codemem.memory.store import Store
 
@@ -310,8 +323,8 @@ class Repository:
                     self._follow(store)
             except Closed:
                 return
-            except CodememError as error:
-                self._set(state="error", percent=None, message=str(error), hint=error.hint)
+            except Exception as error:
+                self._fail(error)
                 self._stop.wait(RETRY)
 
     def _open(self, store: Store, pretrained: Pretrained) -> None:
@@ -337,7 +350,7 @@ class Repository:
         return bank
 
     def _follow(self, store: Store) -> None:
-        """Bring the bank to what the store holds, whenever that changes."""
+        """Bring the bank to what the store holds, whenever that changes, and at once when this is called."""
         version = -1
         while not self._stop.is_set():
             now = store.version()
@@ -414,6 +427,6 @@ class Repository:
                 pass  # another process watches, and its commits are followed
             except Closed:
                 return
-            except CodememError as error:
-                self._set(message=str(error), hint=error.hint)
+            except Exception as error:
+                self._fail(error)
             self._stop.wait(RETRY)
