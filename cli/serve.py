@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from codemem.completion.request import Request
     from codemem.memory.banks import Banks
     from codemem.models.pretrained import Pretrained
-    from codemem.server.repository import Encoder
+    from codemem.server.indexing import Encoder
     from codemem.texts import Text
 
 IDLE_MINUTES = 30.0
@@ -54,7 +54,7 @@ def command(model: str, idle: float = IDLE_MINUTES) -> list[str]:
 
 
 class Indexing:
-    """What the daemon needs of the indexer; see `codemem.server.repository.Indexer`."""
+    """What the daemon needs of the indexer; see `codemem.server.indexing.Indexer`."""
 
     def watch(
         self,

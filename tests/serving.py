@@ -85,7 +85,7 @@ class Daemon:
         return self.daemon._hub
 
     def connection(self) -> socket.socket:
-        connection = connected(self.address, 20)
+        connection = connected(self.address, 60)
         assert connection is not None
         return connection
 
@@ -154,7 +154,7 @@ class Editor(Client):
     def status(self) -> dict[str, Any]:
         return self.ask("codemem/status", {})
 
-    def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+    def until(self, what: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
         """The status as soon as it is like that."""
         end = time.monotonic() + seconds
         while not what(status := self.status()):

@@ -18,7 +18,7 @@ from serving import Daemon
 from cli.serve import command
 from codemem.errors import CodememError
 from codemem.models.pretrained import load_memorizing
-from codemem.server import language_server
+from codemem.server import features
 from codemem.server.client import connected_or_started
 from codemem.server.sockets import address_of, connected
 from codemem.server.statistics import Counted, Statistics, today
@@ -49,13 +49,13 @@ def rounded(value):
 
 def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, beside, monkeypatch):
     asked = []
-    feature = language_server._FEATURES["codemem/complete"]
+    feature = features.FEATURES["codemem/complete"]
 
     async def counted(ls, params):
         asked.append(params)
         return await feature(ls, params)
 
-    monkeypatch.setitem(language_server._FEATURES, "codemem/complete", counted)
+    monkeypatch.setitem(features.FEATURES, "codemem/complete", counted)
     cursor = f"{indexed}/use.py:3"
     sampled = ("--max-tokens", "5", "--temperature", "0.7", "--seed", "3")
     answers = []

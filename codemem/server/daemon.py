@@ -20,7 +20,7 @@ from codemem.server.wire import MOST_HEADER_BYTES, BoundedWriter, converse
 
 if TYPE_CHECKING:
     from codemem.models.pretrained import Pretrained
-    from codemem.server.repository import Indexer
+    from codemem.server.indexing import Indexer
     from codemem.server.statistics import Statistics
 
 # Connections at once.

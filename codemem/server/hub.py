@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from codemem.completion.scheduler import Closed, Scheduler
 from codemem.errors import CodememError
 from codemem.memory.manifest import FOLDER, find_root
-from codemem.server.repository import Encoder, Indexer, Repository, Status
+from codemem.server.indexing import Encoder, Indexer
+from codemem.server.repository import Repository, Status
 from codemem.server.statistics import Counted, Statistics
 from codemem.server.workspace import Folder
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from codemem.completion.scheduler import Cancelled, Closed, Job, Pause, Scheduler
+from codemem.completion.scheduler import Cancelled, Closed, Job, Scheduler
 from codemem.errors import CodememError
 from codemem.memory.manifest import Busy, Record
+from codemem.server.indexing import BATCH_TOKENS, Encoder, Indexer
 from codemem.texts import Text, grouped
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from codemem.models.memorizing import MemorizingModel
     from codemem.models.pretrained import Pretrained
 
-# Positions in one forward pass of encoding: what a completion waits for at most.
-BATCH_TOKENS = 1024
 # Seconds between looks at the store, and until what failed is tried again.
 LOOK, RETRY = 0.2, 2.0
 # Seconds between looks whether a completion that the indexer makes way for has ended.
@@ -55,58 +54,6 @@ class Status:
     percent: int | None = None
     message: str | None = None
     hint: str | None = None
-
-
-class Indexer(Protocol):
-    """What the daemon needs of whoever reads working trees. rest: called where a completion should come first."""
-
-    def watch(
-        self,
-        root: Path,
-        encoder: Encoder,
-        stop: threading.Event,
-        progress: Callable[[int, int], None],
-        rest: Callable[[], None],
-    ) -> None:
-        """Keep the store true to the tree until `stop` is set. progress: bytes done, and in all. Raises Busy where
-        another process does that, and CodememError."""
-
-    def index(
-        self,
-        root: Path,
-        pretrained: Pretrained,
-        encoder: Encoder,
-        rebuild: bool,
-        progress: Callable[[int, int], None],
-        rest: Callable[[], None],
-    ) -> dict[str, Any]:
-        """Fill the memory of a folder, or bring it up to date; returns what the protocol says. Raises CodememError."""
-
-    def sieve(self, root: Path, path: str, text: str) -> Text | None:
-        """An unsaved text as memory may read it, None where it may not."""
-
-    def true_to(self, engine: Engine, banks: Banks, root: Path, request: Request) -> Request:
-        """Let memory read what of a request's document stands above its window, as it is in the request."""
-
-
-class Encoder:
-    """Encodes files when the model has nothing better to do, until `stop` is set."""
-
-    def __init__(self, model: MemorizingModel, scheduler: Scheduler, stop: threading.Event) -> None:
-        self._model, self._scheduler, self._stop = model, scheduler, stop
-
-    def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]:
-        """As `MemorizingModel.encode`. Raises Closed where it is stopped, or the daemon ends."""
-
-        def work(pause: Pause) -> list[Entries]:
-            def step() -> None:
-                if self._stop.is_set():
-                    raise Closed
-                pause()
-
-            return self._model.encode(texts, batch_tokens=BATCH_TOKENS, pause=step, **options)
-
-        return self._scheduler.encode(work, "files").result()
 
 
 @dataclass(frozen=True)
