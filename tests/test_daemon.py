@@ -11,7 +11,8 @@ import pytest
 from serving import Daemon, pretrained, remember
 
 from codemem.errors import CodememError
-from codemem.server import features
+from codemem.memory import knn
+from codemem.server import features, hub
 from codemem.server.statistics import Statistics
 
 LIBRARY = "def area(width, height):\n    return width * height\n"
@@ -355,3 +356,38 @@ def test_counting(editor, root, monkeypatch, daemon):
     content = Statistics().file.read_bytes()
     assert b"first" not in content and b"use.py" not in content and str(root).encode() not in content
     assert Statistics().file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_memory_that_outgrows_its_index_is_opened_anew_beside_it(editor, root, daemon, monkeypatch):
+    monkeypatch.setattr(knn, "EXACT_ENTRIES", 200)
+    monkeypatch.setattr(knn.ExactIndex, "outgrown", lambda index, rows: rows > 200)
+    repository = daemon.hub.repositories[root]
+    before = repository._live
+    editor.open(root / "typed.py", "def typed(value):\n    return value\n")
+    end = time.monotonic() + 60
+    while "typed.py" not in before.banks.documents:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (root / "large.py").write_text("def large(first, second):\n    return first + second\n" * 10)
+    entries = editor.ready(documents=3)["folders"][0]["entries"]
+    after = repository._live
+    assert after is not before and len(after.banks.bank) == entries
+    assert {type(index) for index in after.banks.bank.indexes.values()} == {knn.IVFIndex}
+    assert after.banks.written("typed.py") is not None, "what is typed is not lost"
+    editor.open(root / "use.py")
+    assert editor.text(root / "use.py", 2, 8) == "first + second + third"
+
+
+def test_what_nobody_has_open_is_forgotten_after_a_while(daemon, root, loaded, monkeypatch):
+    monkeypatch.setattr(hub, "RELEASE", 0.1)
+    with daemon.editor() as other:
+        with daemon.editor(root) as editor:
+            editor.ready()
+            editor.open(root / "use.py")
+            assert editor.text(root / "use.py", 2, 8)
+            assert len(loaded.model.bank)
+        end = time.monotonic() + 60
+        while daemon.hub.repositories or len(loaded.model.bank):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert other.status()["folders"] == []

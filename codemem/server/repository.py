@@ -165,7 +165,8 @@ class Repository:
             )
 
         def run(cancelled: Cancelled) -> Completion:
-            assert self._live is not None
+            if self._live is None:
+                raise CodememError(f"{self.root} was closed", "ask again")
             self._give(self._live)
             return work(cancelled, self._live)
 
