@@ -15,7 +15,21 @@ from typing import Annotated
 
 import typer
 
-from cli import adapt, complete, doctor, evaluate, index, models, prune, status, sync, watch
+from cli import (
+    adapt,
+    complete,
+    doctor,
+    evaluate,
+    index,
+    lsp,
+    models,
+    prune,
+    serve,
+    stats,
+    status,
+    sync,
+    watch,
+)
 from codemem.errors import CodememError
 
 app = typer.Typer(
@@ -33,6 +47,9 @@ app.command()(sync.sync)
 app.command()(watch.watch)
 app.command()(complete.complete)
 app.command()(status.status)
+app.command()(serve.serve)
+app.command()(lsp.lsp)
+app.command()(stats.stats)
 app.command()(adapt.adapt)
 app.command("eval")(evaluate.evaluate)
 app.command()(prune.prune)

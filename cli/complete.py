@@ -54,6 +54,7 @@ def complete(
     context: Annotated[int, typer.Option(min=64, help="Prompt tokens at most.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Ask the daemon where one runs.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Complete the code at a cursor, and say where memory read it."""
@@ -61,6 +62,21 @@ def complete(
     file, line, column = parse_cursor(cursor)
     raw, text = _read(file)
     offset = offset_of(text, cursor, line, column)
+    options = {
+        "context": context,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "attention": attention,
+        "tokens": tokens,
+        "recall": recall,
+        "deadline": deadline,
+    }
+    if daemon and not beside and (answer := _from_daemon(file, raw, text, offset, model, memory, options)):
+        total = 1000 * (time.perf_counter() - begin)
+        answer["ms"].update(load=total - answer["ms"]["total"], total=total)
+        _print(answer, as_json, explain)
+        return
 
     from cli.console import stderr
     from codemem.completion.request import Request
@@ -70,26 +86,14 @@ def complete(
     if root is None and memory:
         raise CodememError(f"no folder above {file} has a memory", f"codemem index {file.parent}, or add --no-memory")
     path = file.relative_to(root or file.parent).as_posix()
-    request = Request(
-        path,
-        text,
-        offset,
-        context=context,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        attention=attention,
-        tokens=tokens,
-        recall=recall,
-        deadline=deadline,
-    )
+    request = Request(path, text, offset, **options)  # type: ignore[arg-type]
     with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
         opening = _opening(root, aside) if root is not None and memory else None
 
         from codemem.completion.engine import Engine
         from codemem.memory.store import Store
         from codemem.models.pretrained import load_memorizing
-        from indexer.buffers import remember_buffer
+        from indexer.buffers import true_to
         from indexer.documents import hash_of
 
         if root is None:
@@ -107,22 +111,40 @@ def complete(
                     remembered = {record.path: record.content_hash for record in store.documents()}
                     if remembered.get(path) != hash_of(raw):
                         # What stands above the prompt's window is read as it is now.
-                        reason = remember_buffer(pretrained.model, banks, root, path, text, engine.window(request))
-                        request = replace(request, changed=reason is not None)
+                        request = true_to(engine, banks, root, request)
                     pretrained.model.bank = banks if banks.several else banks.bank
     load = time.perf_counter() - begin
     with stderr.status("completing"):
         completion = engine.complete(request, memory=memory)
     total = time.perf_counter() - begin
     completion = replace(completion, ms={**completion.ms, "load": load * 1000, "total": total * 1000})
+    _print(completion_json(completion), as_json, explain)
+
+
+def _from_daemon(
+    file: Path, raw: bytes, text: str, offset: int, model: str | None, memory: bool, options: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The answer's JSON form, None where no daemon can give it."""
+    from cli.asking import ask_daemon
+    from codemem.memory.manifest import find_root
+    from indexer.documents import hash_of
+
+    if (root := find_root(file.parent)) is None:
+        return None
+    params = {"path": str(file), "text": text, "offset": offset, "hash": hash_of(raw), "memory": memory}
+    return ask_daemon(root, model, {**params, "options": options})
+
+
+def _print(answer: dict[str, Any], as_json: bool, explain: bool) -> None:
+    """An answer's JSON form, for programs or for people."""
     if as_json:
-        typer.echo(json.dumps(completion_json(completion)))
+        typer.echo(json.dumps(answer))
         return
-    typer.echo(completion.text)
-    if not completion.text:
-        stderr.print("nothing to complete here", style="dim")
+    typer.echo(answer["text"])
+    if not answer["text"]:
+        typer.secho("nothing to complete here", dim=True, err=True)
     if explain:
-        _explain(completion)
+        _explain(answer)
 
 
 def _opening(root: Path, aside: Executor) -> Future[Bank]:
@@ -196,20 +218,20 @@ def _read(file: Path) -> tuple[bytes, str]:
         raise CodememError(f"{file} is not UTF-8 text", "codemem complete FILE:LINE") from error
 
 
-def _explain(completion: Completion) -> None:
-    if completion.memory is None or not completion.provenance:
-        typer.echo(
-            "\nmemory was not read" if completion.memory is None else "\nmemory holds nothing that may be read here"
-        )
+def _explain(answer: dict[str, Any]) -> None:
+    use, provenance = answer["memory"], answer["provenance"]
+    if use is None or not provenance:
+        typer.echo("\nmemory was not read" if use is None else "\nmemory holds nothing that may be read here")
         return
-    use = completion.memory
     typer.echo(
-        f"\nmemory had {use.share:.1%} of the attention of its layers and {use.token_share:.1%} of the next token's "
-        "distribution; most of both came from"
+        f"\nmemory had {use['share']:.1%} of the attention of its layers and {use['token_share']:.1%} of the next "
+        "token's distribution; most of both came from"
     )
-    for source in completion.provenance[:_EXPLAINED_LINES]:
-        typer.echo(f"{source.weight:6.1%}  {source}")
-    if use.snippets:
+    for source in provenance[:_EXPLAINED_LINES]:
+        symbol = f" in {source['symbol']}" if source["symbol"] else ""
+        typer.echo(f"{source['weight']:6.1%}  {source['path']}:{source['line']}{symbol}")
+    if use["snippets"]:
         typer.echo("and these snippets stood in the prompt")
-    for snippet in reversed(use.snippets):
-        typer.echo(f"{snippet.weight:6.1%}  {snippet}")
+    for snippet in reversed(use["snippets"]):
+        lines = f"{snippet['path']}:{snippet['start_line']}-{snippet['end_line']}"
+        typer.echo(f"{snippet['weight']:6.1%}  {lines}")

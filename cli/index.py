@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
+    from codemem.memory.store import Store
+    from codemem.models.pretrained import Pretrained
     from indexer.sync import Synced
 
 
@@ -56,10 +58,7 @@ def index(
             soft_wrap=True,
         )
     with Store(root, create=True) as store:
-        store.bind(pretrained.fingerprint, replace=rebuild)
-        local = spec is not None and Path(spec).exists()
-        store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
-        store.set("entry_bytes", str(pretrained.model.new_bank().entry_bytes))
+        bind(store, pretrained, spec, rebuild=rebuild)
         for key, most in (("max_entries", max_entries), ("max_bytes", bytes_at_most)):
             if most is not None:
                 store.set(key, str(most))
@@ -70,6 +69,14 @@ def index(
             stderr.print("interrupted; what is done is kept, and the same command goes on from there")
             raise
     print_synced(synced, as_json)
+
+
+def bind(store: Store, pretrained: Pretrained, spec: str | None, *, rebuild: bool) -> None:
+    """Make a store one of this model. spec: as the user named it. Raises CodememError as `Store.bind` does."""
+    store.bind(pretrained.fingerprint, replace=rebuild)
+    local = spec is not None and Path(spec).exists()
+    store.set("model", str(Path(spec).resolve()) if spec and local else pretrained.name)
+    store.set("entry_bytes", str(pretrained.model.new_bank().entry_bytes))
 
 
 def print_synced(synced: Synced, as_json: bool) -> None:

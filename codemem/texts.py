@@ -26,13 +26,16 @@ class Text:
 _Document = TypeVar("_Document")
 
 
-def grouped(documents: Iterable[_Document], size: Callable[[_Document], int]) -> Iterator[list[_Document]]:
-    """Documents to encode and to keep together, in order; size: bytes of the source of one."""
+def grouped(
+    documents: Iterable[_Document], size: Callable[[_Document], int], enough: int = GROUP_BYTES
+) -> Iterator[list[_Document]]:
+    """Documents to deal with together, in order; size: of one, bytes of its source where it is to be encoded; enough:
+    the size at which a group ends."""
     group, total = [], 0
     for document in documents:
         group.append(document)
         total += size(document)
-        if total >= GROUP_BYTES:
+        if total >= enough:
             yield group
             group, total = [], 0
     if group:

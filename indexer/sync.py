@@ -22,8 +22,8 @@ from indexer.secrets import SCANNER
 from indexer.walk import SkipReason, SourceFile
 
 if TYPE_CHECKING:
+    from codemem.memory.banks import Encoder
     from codemem.memory.store import Store
-    from codemem.models.memorizing import MemorizingModel
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ class Synced:
 
 def sync(
     store: Store,
-    load: Callable[[], MemorizingModel],
+    load: Callable[[], Encoder],
     report: Callable[[Progress], None] = lambda _: None,
     *,
     index: bool = True,
+    rest: Callable[[], None] = lambda: None,
     **encoding: Any,
 ) -> Synced:
     """Make the store hold what the working tree holds now, as the model reads it.
 
     load: gives the model, to whose fingerprint the store must be bound; called at most once; index: whether the kept
-    indexes are brought up to date where that is due; encoding: for `MemorizingModel.encode`. Raises CodememError where
+    indexes are brought up to date where that is due; rest: called before every file that is read, and may take its
+    time; encoding: for `MemorizingModel.encode`. Raises CodememError where
     another process is writing, or the store cannot be written; everything stored until then stays.
     """
     with store.writing():
@@ -93,7 +95,7 @@ def sync(
         done, total = 0, sum(file.size for file in waiting)
         for files in grouped(waiting, lambda file: file.size):
             if most is None or _newer(store, files[0], modified) < most:
-                documents = _read(files, skipped)
+                documents = _read(files, skipped, rest)
                 run.remember(documents, [file.path for file in files if file.path in skipped])
             else:
                 skipped |= {file.path: SkipReason.OVER_LIMIT.value for file in files}
@@ -137,13 +139,13 @@ class _Run:
     """One run's model and counts. encoded, restored: documents; tokens: encoded; loading: seconds that loading the
     model took."""
 
-    def __init__(self, store: Store, load: Callable[[], MemorizingModel], encoding: dict[str, Any]) -> None:
+    def __init__(self, store: Store, load: Callable[[], Encoder], encoding: dict[str, Any]) -> None:
         self.store, self._load, self._encoding = store, load, encoding
-        self._model: MemorizingModel | None = None
+        self._model: Encoder | None = None
         self.encoded, self.restored, self.tokens, self.loading = 0, 0, 0, 0.0
 
     @property
-    def model(self) -> MemorizingModel:
+    def model(self) -> Encoder:
         if self._model is None:
             start = time.perf_counter()
             self._model = self._load()
@@ -186,10 +188,11 @@ def build_index(store: Store) -> None:
     save_snapshot(store, open_bank(store, empty_bank(store)))
 
 
-def _read(files: list[SourceFile], skipped: dict[str, str]) -> list[Document]:
+def _read(files: list[SourceFile], skipped: dict[str, str], rest: Callable[[], None]) -> list[Document]:
     """The documents among the files; the reasons of the others go into `skipped`."""
     documents = []
     for file in files:
+        rest()
         document = read_document(file)
         if isinstance(document, SkipReason):
             skipped[file.path] = document.value

@@ -6,6 +6,7 @@ doubled event does no harm, ignore files are read again every time, and a branch
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -35,13 +36,15 @@ from indexer.sync import Progress, Synced, build_index, sync
 from indexer.walk import OWN
 
 if TYPE_CHECKING:
+    from codemem.memory.banks import Encoder
     from codemem.memory.store import Store
-    from codemem.models.memorizing import MemorizingModel
 
 # Seconds without an event after which a burst is over, and after which it is dealt with even if it goes on.
 QUIET, LONGEST = 0.15, 2.0
 # Seconds for which git may hold its index before what it does is looked at all the same.
 GIT = 30.0
+# What the process that makes an index asks of the system's scheduler: completions come first.
+NICENESS = 10
 # Seconds between looks where the system cannot say what changes, and until a busy store is asked again.
 POLLING, RETRY = 2.0, 0.5
 _CHANGES = (EVENT_TYPE_CLOSED, EVENT_TYPE_CREATED, EVENT_TYPE_DELETED, EVENT_TYPE_MODIFIED, EVENT_TYPE_MOVED)
@@ -106,7 +109,7 @@ class Bursts(FileSystemEventHandler):
 
 def watch(
     store: Store,
-    load: Callable[[], MemorizingModel],
+    load: Callable[[], Encoder],
     stop: threading.Event,
     synced: Callable[[Synced], None],
     report: Callable[[Progress], None] = lambda _: None,
@@ -119,8 +122,8 @@ def watch(
 
     load: gives the model, which is kept; index: whether the kept indexes are brought up to date where that is due, in
     a process of its own, since it takes minutes for a million entries and no edit should wait for it; encoding: as for
-    `sync`. A store that another process writes to is waited for. Raises CodememError as `sync` does, and where another
-    process watches.
+    `sync`, `rest` among it. A store that another process writes to is waited for. Raises CodememError as `sync` does,
+    and where another process watches.
     """
     with store.watching():
         bursts, model, indexing = Bursts(store.root), _once(load), _Indexing(store.root)
@@ -168,6 +171,7 @@ def _build_index(root: Path) -> None:
     from codemem.memory.store import Store
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watcher, which ends this process
+    os.nice(NICENESS)
     try:
         with Store(root) as store:
             build_index(store)
@@ -177,7 +181,7 @@ def _build_index(root: Path) -> None:
 
 def _sync(
     store: Store,
-    load: Callable[[], MemorizingModel],
+    load: Callable[[], Encoder],
     stop: threading.Event,
     report: Callable[[Progress], None],
     encoding: dict[str, Any],
@@ -190,10 +194,10 @@ def _sync(
     return None
 
 
-def _once(load: Callable[[], MemorizingModel]) -> Callable[[], MemorizingModel]:
-    loaded: list[MemorizingModel] = []
+def _once(load: Callable[[], Encoder]) -> Callable[[], Encoder]:
+    loaded: list[Encoder] = []
 
-    def model() -> MemorizingModel:
+    def model() -> Encoder:
         if not loaded:
             loaded.append(load())
         return loaded[0]

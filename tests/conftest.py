@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ USE = "from shapes import area\n\nprint(area(\n"
 @pytest.fixture
 def model(tmp_path) -> Path:
     return save_directory(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def no_daemon_of_this_user(monkeypatch) -> Iterator[None]:
+    """Sockets, and what is counted, in places of the test's own; with a short path, as sockets want it."""
+    with tempfile.TemporaryDirectory(prefix="cm", dir="/tmp") as folder:
+        monkeypatch.setenv("CODEMEM_RUNTIME", f"{folder}/run")
+        monkeypatch.setenv("CODEMEM_STATE", f"{folder}/state")
+        yield
 
 
 @pytest.fixture

@@ -6,18 +6,35 @@ import threading
 from itertools import count
 
 import pytest
+import torch
 
 from codemem.completion.engine import Engine
 from codemem.completion.request import Request
-from codemem.completion.scheduler import Scheduler
+from codemem.completion.scheduler import Closed, Job, Scheduler
 from codemem.completion.scripted import scripted_model
+from codemem.texts import Text
 
 TEXT = "value = first + second + third\n"
 
 
+class Asking(Scheduler):
+    """A scheduler with one engine."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted")
+        self.model = scripted_model(TEXT)
+        self.engine = Engine(self.model, "scripted")
+
+    def ask(self, request: Request, *, client: str = "", show=lambda _: None) -> Job:
+        def work(cancelled):
+            return self.engine.complete(request, cancelled=cancelled, show=show)
+
+        return self.submit(request.path, work, client=client)
+
+
 @pytest.fixture
 def scheduler():
-    scheduler = Scheduler(Engine(scripted_model(TEXT), "scripted"))
+    scheduler = Asking()
     yield scheduler
     scheduler.close()
 
@@ -40,7 +57,7 @@ def asked(path: str = "a.py", end: int = 8) -> Request:
 
 def test_a_request_is_completed(scheduler):
     seen = []
-    completion = scheduler.submit(asked(), show=seen.append).future.result(10)
+    completion = scheduler.ask(asked(), show=seen.append).future.result(10)
     assert completion.text == "first + second + third"
     assert seen and completion.text.startswith(seen[-1])
 
@@ -49,7 +66,7 @@ def test_clients_take_turns(scheduler):
     gate, order, number = Gate(scheduler), {}, count()
 
     def ask(client: str, path: str):
-        job = scheduler.submit(asked(path), client=client)
+        job = scheduler.ask(asked(path), client=client)
         job.future.add_done_callback(lambda _: order.setdefault((client, path), next(number)))
         return job
 
@@ -67,8 +84,8 @@ def test_clients_take_turns(scheduler):
 
 def test_of_a_document_the_newest_request_wins(scheduler):
     gate = Gate(scheduler)
-    jobs = [scheduler.submit(asked(end=end)) for end in (8, 9, 10)]
-    other = scheduler.submit(asked(), client="another editor")
+    jobs = [scheduler.ask(asked(end=end)) for end in (8, 9, 10)]
+    other = scheduler.ask(asked(), client="another editor")
     for job in jobs[:2]:
         assert (job.future.result(10).text, job.future.result(10).reason) == ("", "cancelled")
     gate.open()
@@ -83,9 +100,9 @@ def test_the_newest_request_also_cancels_the_one_that_runs(scheduler):
         running.set()
         go.wait(10)
 
-    first = scheduler.submit(asked(), show=hold)
+    first = scheduler.ask(asked(), show=hold)
     assert running.wait(10)
-    second = scheduler.submit(asked(end=10))
+    second = scheduler.ask(asked(end=10))
     go.set()
     assert first.future.result(10).reason == "cancelled"
     assert second.future.result(10).text == TEXT[10:].rstrip()
@@ -95,10 +112,10 @@ def test_the_newest_request_also_cancels_the_one_that_runs(scheduler):
 def test_a_cancelled_request_ends_and_others_go_on(scheduler, running):
     gate = None if running else Gate(scheduler)
     begun, go = threading.Event(), threading.Event()
-    job = scheduler.submit(asked(), show=lambda _: (begun.set(), go.wait(10)))
+    job = scheduler.ask(asked(), show=lambda _: (begun.set(), go.wait(10)))
     if running:
         assert begun.wait(10)
-    other = scheduler.submit(asked("b.py"))
+    other = scheduler.ask(asked("b.py"))
     job.cancel()
     go.set()
     if gate:
@@ -109,8 +126,8 @@ def test_a_cancelled_request_ends_and_others_go_on(scheduler, running):
 
 def test_memory_changes_between_completions_and_before_those_that_wait(scheduler):
     gate = Gate(scheduler)
-    job = scheduler.submit(asked())
-    model = scheduler._engine.model
+    job = scheduler.ask(asked())
+    model = scheduler.model
     change = scheduler.between(lambda: model.remember(TEXT, "lib.py"))
     gate.open()
     assert change.result(10) == len(TEXT)
@@ -123,22 +140,92 @@ def test_a_fault_reaches_who_asked_and_nobody_else(scheduler):
     def fail(_: str) -> None:
         raise RuntimeError("no")
 
-    broken, fine = scheduler.submit(asked(), show=fail), scheduler.submit(asked("b.py"))
+    broken, fine = scheduler.ask(asked(), show=fail), scheduler.ask(asked("b.py"))
     with pytest.raises(RuntimeError, match="no"):
         broken.future.result(10)
     assert fine.future.result(10).text
 
 
 def test_closing_cancels_what_waits_and_what_runs():
-    scheduler = Scheduler(Engine(scripted_model(TEXT), "scripted"))
+    scheduler = Asking()
     begun, go = threading.Event(), threading.Event()
-    running = scheduler.submit(asked(), show=lambda _: (begun.set(), go.wait(10)))
+    running = scheduler.ask(asked(), show=lambda _: (begun.set(), go.wait(10)))
     assert begun.wait(10)
-    waiting = scheduler.submit(asked("b.py"))
+    waiting = scheduler.ask(asked("b.py"))
     closing = threading.Thread(target=scheduler.close)
     closing.start()
     go.set()
     closing.join(10)
     assert not closing.is_alive()
-    late = scheduler.submit(asked())
+    late = scheduler.ask(asked())
     assert {job.future.result(10).reason for job in (running, waiting, late)} == {"cancelled"}
+
+
+def test_encoding_gives_way_before_every_pass_to_what_comes_first(scheduler):
+    order: list[str] = []
+    typed, begun, go = [], threading.Event(), threading.Event()
+
+    def files(pause) -> None:
+        for number in range(3):
+            pause()
+            order.append(f"files {number}")
+            if number == 0:
+                begun.set()
+                go.wait(10)
+
+    def buffer(pause) -> None:
+        pause()
+        order.append("typed")
+
+    encoded = scheduler.encode(files, "files")
+    assert begun.wait(10)
+    typed.append(scheduler.encode(buffer, "typed"))
+    job = scheduler.ask(asked())
+    job.future.add_done_callback(lambda _: order.append("completion"))
+    scheduler.between(lambda: order.append("change"))
+    assert scheduler.busy()
+    go.set()
+    encoded.result(10)
+    assert order == ["files 0", "change", "completion", "typed", "files 1", "files 2"]
+
+
+def test_a_completion_inside_of_encoding_changes_neither(scheduler):
+    model, text = scheduler.model, "def area(width, height):\n    return width * height\n" * 40
+    (plain,) = model.encode([Text("lib.py", text)], batch_tokens=1)
+    wanted = scheduler.ask(asked()).future.result(10)
+    jobs: list[Job] = []
+
+    def encode(pause):
+        def interrupted() -> None:
+            jobs.append(scheduler.ask(asked()))
+            pause()
+
+        return model.encode([Text("lib.py", text)], batch_tokens=1, pause=interrupted)
+
+    (entries,) = scheduler.encode(encode, "files").result(30)
+    assert len(jobs) > 1 and all(job.future.done() for job in jobs), "none waited for more than one pass"
+    assert {job.future.result().text for job in jobs} == {wanted.text}
+    assert all(torch.equal(entries.layers[layer], plain.layers[layer]) for layer in plain.layers)
+    assert torch.equal(entries.states.codes, plain.states.codes)
+    assert model.reading.attention and model.reading.trace is None, "how memory is read is as it was"
+
+
+def test_closing_ends_encoding_at_its_next_pass():
+    scheduler = Asking()
+    begun, go = threading.Event(), threading.Event()
+
+    def work(pause) -> None:
+        begun.set()
+        go.wait(10)
+        pause()
+
+    running, waiting = scheduler.encode(work, "files"), scheduler.encode(work, "files")
+    assert begun.wait(10)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    go.set()
+    closing.join(10)
+    late = scheduler.encode(work, "typed")
+    for future in (running, waiting, late):
+        with pytest.raises(Closed):
+            future.result(10)

@@ -46,12 +46,12 @@ def called(model: MemorizingModel, states: Tensor) -> list[Snippet]:
     snippets = []
     for (path, first), weight in best:
         last = min(first + WINDOW_LINES - 1, bank.last_line(path))
-        if snippet := _excerpt(model, path, first, last, weight / total):
+        if snippet := excerpt(model, path, first, last, weight / total):
             snippets.append(snippet)
     return snippets
 
 
-def _excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: float) -> Snippet | None:
+def excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: float) -> Snippet | None:
     """A document's lines from `first` to `last` as they were memorised, without blank ones at both ends; None where all
     are blank."""
     ids, line = model.bank.tokens(path, first, last)

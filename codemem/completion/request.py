@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from codemem.completion.snippets import Snippet
-from codemem.memory.provenance import Source
+if TYPE_CHECKING:
+    from codemem.completion.snippets import Snippet
+    from codemem.memory.provenance import Source
 
 
 @dataclass(frozen=True)

@@ -371,6 +371,12 @@ class Bank:
             self._hidden = self._hide()
         return self._hidden
 
+    def outgrown(self, more: int) -> bool:
+        """Whether with so many more rows the next search would make an index anew, which takes seconds."""
+        rows = self._rows + more
+        inverted = [index for index in self.indexes.values() if index.outgrown(rows)]
+        return bool(inverted) or (self.states is not None and self.states.outgrown(rows))
+
     def build(self) -> None:
         """Bring all indexes up to date now, rather than at the first search."""
         for layer in self.shapes:

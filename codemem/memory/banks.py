@@ -7,22 +7,29 @@ is of, so provenance needs nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries, Place, Shapes
+from codemem.texts import Text
 
 # Row r of bank number i is row i * STRIDE + r of all.
 STRIDE = 1 << 40
 # Entries of unsaved text at most: some 3,000 lines. Search among so few is exact.
 RECENT_ENTRIES = 32_768
 _Answer = TypeVar("_Answer")
+
+
+class Encoder(Protocol):
+    """What turns texts into entries: a `MemorizingModel`, or who asks one when its turn has come."""
+
+    def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]: ...
 
 
 class Memory(Protocol):
@@ -77,6 +84,17 @@ class Banks:
         self._covers[path] = cover  # now the last
         while len(self.recent) > RECENT_ENTRIES and len(self._covers) > 1:
             self.settle(next(iter(self._covers)))
+
+    def encode(self, model: Encoder, text: Text, **encoding: Any) -> None:
+        """Let a model read a document as it is being edited; of what did not change it reads nothing. encoding: for
+        `MemorizingModel.encode`."""
+        before = self.entries(text.path) if text.path in self.documents else None
+        (entries,) = model.encode([text], before=[before], **encoding)
+        self.write(text.path, entries)
+
+    def written(self, path: str) -> Entries | None:
+        """What `write` was given of a document, None where it is read as the repository's bank holds it."""
+        return self.recent.entries(path) if path in self._covers else None
 
     def settle(self, path: str) -> None:
         """Read a document as the repository's bank holds it again: it was saved, or closed."""

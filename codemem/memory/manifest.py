@@ -202,6 +202,11 @@ class Manifest:
         finally:
             lock.release()
 
+    def version(self) -> int:
+        """A number that is another one whenever another connection has committed since it was asked for the last
+        time."""
+        return int(self._select("PRAGMA data_version")[0][0])
+
     # What the entries were made with.
 
     @property

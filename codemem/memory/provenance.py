@@ -16,12 +16,14 @@ Trace = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Source:
-    """A line that memory was read from. line: 1-based; weight: its share of all that memory gave, 0 to 1."""
+    """A line that memory was read from. line: 1-based; weight: its share of all that memory gave, 0 to 1; column:
+    1-based, in characters, of its entry that gave most."""
 
     path: str
     line: int
     symbol: str | None
     weight: float
+    column: int
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}" + (f" in {self.symbol}" if self.symbol else "")
@@ -51,12 +53,15 @@ def sources(bank: Memory, attention: Trace, tokens: Trace = (), chosen: Sequence
     mass[entries < 0] = 0
     total = float(mass.sum())
     lines: dict[tuple[str, int, str | None], float] = defaultdict(float)
+    heaviest: dict[tuple[str, int, str | None], tuple[float, int]] = {}
     for row, weight in zip(entries.tolist(), mass.tolist(), strict=True):
         if weight > 0:
             place = bank.place(row)
-            lines[place.path, place.line, place.symbol] += weight / total
+            line = place.path, place.line, place.symbol
+            lines[line] += weight / total
+            heaviest[line] = max(heaviest.get(line, (0.0, 0)), (weight, place.column))
     ranked = sorted(lines.items(), key=lambda item: (-item[1], item[0][:2]))
-    return [Source(path, line, symbol, weight) for (path, line, symbol), weight in ranked]
+    return [Source(*line, weight, heaviest[line][1]) for line, weight in ranked]
 
 
 def memory_share(trace: Trace) -> float:

@@ -91,6 +91,10 @@ class StateIndex:
         if other.index is not None and self.centre is not other.centre:
             self.centre, self._shares_centre, self.index = other.centre, True, None
 
+    def outgrown(self, rows: int) -> bool:
+        """Whether so many rows want an index that is trained anew."""
+        return self.index is not None and self.index.outgrown(rows)
+
     def _outgrown(self, index: Index, rows: int) -> bool:
         return index.outgrown(rows) or (not isinstance(index, IVFIndex) and rows > _GROWTH * self._centred_at)
 

@@ -1,0 +1,232 @@
+"""What the daemon costs over the engine alone, and how long people wait for each other.
+
+    python -m benchmarks.daemon --package mcp==2.3.0
+
+First the same requests go to an engine in this process and to a daemon, in turns. Then two windows and a command line
+ask that daemon at once, in two repositories, while one of these is indexed from nothing. A wait is the time from a
+question to its answer without the time that its own completion took.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import arguments, bars, remember, report
+from codemem.completion.engine import Engine
+from codemem.completion.request import Request
+from codemem.memory.manifest import FOLDER
+from codemem.models.pretrained import load_memorizing
+from codemem.server.client import Client
+from codemem.server.sockets import Address, address_of, connected
+from indexer.documents import hash_of
+from indexer.packages import package
+
+# Requests that are not counted: what is computed at the first ones.
+WARMING = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cursor in a file, at the end of what stands on its line. line: from 0."""
+
+    file: Path
+    text: str
+    line: int
+    offset: int
+
+    @property
+    def position(self) -> dict[str, int]:
+        return {"line": self.line, "character": self.offset - (self.text.rfind("\n", 0, self.offset) + 1)}
+
+
+def places(root: Path, seed: int) -> Iterator[Place]:
+    """Ends of lines with code in files of ASCII alone, without end."""
+    chosen = random.Random(seed)
+    texts = {file: file.read_text() for file in sorted(root.rglob("*.py"))}
+    files = [file for file, text in texts.items() if text.isascii() and text.count("\n") > 40]
+    while True:
+        file = chosen.choice(files)
+        lines = texts[file].split("\n")
+        number = chosen.randrange(20, len(lines))
+        if lines[number].strip():
+            yield Place(file, texts[file], number, len("\n".join(lines[: number + 1])))
+
+
+class Editor(Client):
+    """A window."""
+
+    def __init__(self, address: Address, folder: Path) -> None:
+        connection = connected(address)
+        assert connection is not None
+        self._open: set[Path] = set()
+        super().__init__(connection, [folder])
+
+    def open(self, place: Place) -> None:
+        if place.file not in self._open:
+            self._open.add(place.file)
+            item = {"uri": place.file.as_uri(), "languageId": "python", "version": 1, "text": place.text}
+            self.tell("textDocument/didOpen", {"textDocument": item})
+
+    def complete(self, place: Place) -> dict[str, Any] | None:
+        document = {"uri": place.file.as_uri()}
+        params = {"textDocument": document, "position": place.position, "context": {"triggerKind": 1}}
+        items: list[dict[str, Any]] = self.ask("textDocument/inlineCompletion", params)["items"]
+        return items[0] if items else None
+
+    def own_seconds(self, item: dict[str, Any]) -> float:
+        """What the completion itself took."""
+        why = self.ask("codemem/explain", {"id": item["command"]["arguments"][0]})
+        return float(why["ms"]["total"]) / 1000
+
+
+def main() -> None:
+    parser = arguments("What the daemon costs, and how long people wait for each other.")
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=40, help="for which all ask at once")
+    chosen = parser.parse_args()
+    pretrained = load_memorizing(chosen.model)
+    root = package(chosen.package)
+    bank = remember(pretrained, root)
+    with tempfile.TemporaryDirectory(prefix="cm", dir="/tmp") as scratch:
+        os.environ |= {"CODEMEM_RUNTIME": f"{scratch}/run", "CODEMEM_STATE": f"{scratch}/state"}
+        address, process = address_of(chosen.model), started(chosen.model)
+        try:
+            engine = Engine(pretrained.model, pretrained.name)
+            cost = overhead(address, root, engine, chosen.requests)
+            waits = together(address, root, Path(scratch).resolve() / "indexed", chosen.seconds)
+        finally:
+            process.terminate()
+            process.wait()
+    bars(chosen.plot, "answers of the daemon", "ms", {key: cost[key] for key in ("engine_ms", "daemon_ms")})
+    size = {"documents": len(bank.documents), "entries": len(bank)}
+    report("daemon", package=chosen.package, model=pretrained.name, **size, **cost, **waits)
+
+
+def started(model: str | None) -> subprocess.Popen[bytes]:
+    words = ["serve", *(["--model", model] if model else [])]
+    process = subprocess.Popen([sys.executable, "-c", "from cli.app import main; main()", *words])
+    while connected(address_of(model)) is None:
+        time.sleep(0.05)
+    return process
+
+
+def ready(editor: Editor) -> None:
+    while editor.ask("codemem/status", {})["state"] != "ready":
+        time.sleep(0.05)
+
+
+def overhead(address: Address, root: Path, engine: Engine, count: int) -> dict[str, Any]:
+    alone: list[float] = []
+    served: list[float] = []
+    equal = 0
+
+    def ask_engine(place: Place) -> str:
+        path = place.file.relative_to(root).as_posix()
+        return engine.complete(Request(path, place.text, place.offset)).text
+
+    def ask_daemon(place: Place) -> str:
+        item = editor.complete(place)
+        return str(item["insertText"]) if item else ""
+
+    with Editor(address, root) as editor:
+        ready(editor)
+        for number, place in zip(range(count + WARMING), places(root, 0), strict=False):
+            editor.open(place)
+            time.sleep(0.2)  # the text is compared with memory's
+            # Who is asked second finds the model's weights in the processor's caches.
+            timed = [(ask_engine, alone), (ask_daemon, served)]
+            texts = [measured(ask, place, times) for ask, times in (timed if number % 2 else reversed(timed))]
+            equal += number >= WARMING and texts[0] == texts[1]
+    differences = [1000 * (two - one) for one, two in zip(alone[WARMING:], served[WARMING:], strict=True)]
+    return {
+        "requests": count,
+        "same_text": equal,
+        "engine_ms": round(1000 * statistics.median(alone[WARMING:]), 1),
+        "daemon_ms": round(1000 * statistics.median(served[WARMING:]), 1),
+        "overhead_ms": round(statistics.median(differences), 2),
+    }
+
+
+def measured(ask: Callable[[Place], str], place: Place, times: list[float]) -> str:
+    start = time.perf_counter()
+    text = ask(place)
+    times.append(time.perf_counter() - start)
+    return text
+
+
+def together(address: Address, root: Path, fresh: Path, seconds: float) -> dict[str, Any]:
+    """Two windows and a command line at once; `fresh` gets the files of `root` and is indexed meanwhile."""
+    shutil.copytree(root, fresh, ignore=shutil.ignore_patterns(FOLDER))
+    waits: dict[str, list[float]] = {"window": [], "window_on_what_is_indexed": [], "command": []}
+    end = time.monotonic() + seconds
+
+    def window(folder: Path, name: str, seed: int) -> None:
+        with Editor(address, folder) as editor:
+            for place in places(folder, seed):
+                if time.monotonic() > end:
+                    return
+                editor.open(place)
+                start = time.perf_counter()
+                item = editor.complete(place)
+                whole = time.perf_counter() - start
+                if item:
+                    waits[name].append(whole - editor.own_seconds(item))
+                time.sleep(0.1)
+
+    def command() -> None:
+        for place in places(root, 3):
+            if time.monotonic() > end:
+                return
+            with Editor(address, root) as client:
+                params = {"path": str(place.file), "text": place.text, "offset": place.offset, "memory": True}
+                params |= {"hash": hash_of(place.text.encode()), "options": {}}
+                start = time.perf_counter()
+                answer = client.ask("codemem/complete", params)
+                waits["command"].append(time.perf_counter() - start - answer["ms"]["total"] / 1000)
+
+    with Editor(address, fresh) as indexing:
+        done: dict[str, Any] = {}
+        threads = [
+            threading.Thread(target=window, args=(root, "window", 1)),
+            threading.Thread(target=window, args=(fresh, "window_on_what_is_indexed", 2)),
+            threading.Thread(target=command),
+        ]
+        indexer = threading.Thread(
+            target=lambda: done.update(indexing.ask("codemem/index", {"uri": fresh.as_uri()})), daemon=True
+        )
+        indexer.start()
+        time.sleep(3)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        held = indexing_status(address, fresh)
+    return {
+        "waits_seconds": seconds,
+        **{f"{name}_answers": len(times) for name, times in waits.items()},
+        **{f"{name}_wait_ms": round(1000 * statistics.median(times or [0])) for name, times in waits.items()},
+        "longest_wait_s": round(max(wait for times in waits.values() for wait in times), 3),
+        "indexed_meanwhile": held,
+    }
+
+
+def indexing_status(address: Address, folder: Path) -> dict[str, Any]:
+    with Editor(address, folder) as editor:
+        (found,) = editor.ask("codemem/status", {})["folders"]
+    return {key: found.get(key) for key in ("state", "percent", "entries")}
+
+
+if __name__ == "__main__":
+    main()
