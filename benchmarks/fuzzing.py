@@ -327,9 +327,12 @@ def measured(scratch: Path, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def make_model(folder: Path) -> None:
     """A tiny model of random weights, as files."""
+    from transformers import PreTrainedTokenizerFast
+
     from codemem.completion.scripted import scripted_model
 
     model = scripted_model()
+    assert isinstance(model.tokenizer, PreTrainedTokenizerFast)
     model.base.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
 
