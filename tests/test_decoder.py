@@ -162,7 +162,7 @@ def test_linear_layers_as_one():
     with torch.no_grad():
         expected = torch.cat([layer(x) for layer in layers], dim=-1)
         torch.testing.assert_close(matrix(x), expected)
-        matrix.pack()
+        matrix.packed = pack([layer.weight for layer in layers])
         assert matrix.packed is not None
         torch.testing.assert_close(matrix(x), expected, rtol=3e-2, atol=3e-2)
 
