@@ -7,7 +7,7 @@ DEMO_CURSOR ?= cli/complete.py:176:28
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint fmt model clean
+.PHONY: demo test lint fmt model vsix test-bridge e2e clean
 
 demo: .make/install model
 	$(BIN)/codemem index .
@@ -28,8 +28,20 @@ fmt: .make/dev
 model: .make/install
 	$(BIN)/codemem models pull
 
+# The VS Code extension needs Node >= 20 and npm.
+vsix: .make/bridge
+	npm --prefix vscode-bridge run --silent package
+
+test-bridge: .make/bridge
+	npm --prefix vscode-bridge run --silent check
+	npm --prefix vscode-bridge test
+
+# Real editors and the real daemon; as root it installs Chromium too. E2E_FLAGS='fake' leaves the daemon out.
+e2e: .make/install model vsix
+	tests/e2e/run $(E2E_FLAGS)
+
 clean:
-	rm -rf .venv .make
+	rm -rf .venv .make vscode-bridge/node_modules vscode-bridge/dist vscode-bridge/codemem.vsix tests/e2e/node_modules
 
 # Stamps: a second run installs nothing again unless the requirements changed.
 .make/venv:
@@ -44,3 +56,7 @@ clean:
 .make/dev: .make/install
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+.make/bridge: vscode-bridge/package.json vscode-bridge/package-lock.json
+	npm --prefix vscode-bridge ci --no-audit --no-fund
+	@mkdir -p .make && touch $@
