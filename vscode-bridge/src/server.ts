@@ -5,6 +5,7 @@ import {
   LanguageClient,
   RevealOutputChannelOn,
   State,
+  type InitializeParams,
   type Middleware,
 } from "vscode-languageclient/node";
 import { startFailure } from "./failure";
@@ -14,6 +15,12 @@ import type { StatusItem } from "./statusItem";
 
 /** The language client pops up a message for what goes wrong with its server; the status item tells it instead. */
 class QuietClient extends LanguageClient {
+  /** The status item shows progress too; a second item beside it would say the same. */
+  protected override fillInitializeParams(params: InitializeParams): void {
+    super.fillInitializeParams(params);
+    params.capabilities.window = { ...params.capabilities.window, workDoneProgress: false };
+  }
+
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
   }
