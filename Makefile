@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 DEMO_CURSOR ?= cli/complete.py:176:28
+IMAGES ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
@@ -36,9 +37,9 @@ test-bridge: .make/bridge
 	npm --prefix vscode-bridge run --silent check
 	npm --prefix vscode-bridge test
 
-# Real editors and the real daemon; as root it installs Chromium too. E2E_FLAGS='fake' leaves the daemon out.
+# Real editors and the real daemon.
 e2e: .make/install model vsix
-	tests/e2e/run $(E2E_FLAGS)
+	CODEMEM_E2E_IMAGES=$(abspath $(IMAGES)) tests/e2e/run
 
 clean:
 	rm -rf .venv .make vscode-bridge/node_modules vscode-bridge/dist vscode-bridge/codemem.vsix tests/e2e/node_modules

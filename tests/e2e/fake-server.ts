@@ -1,4 +1,4 @@
-// A language server that answers what a test wants, and records what it was asked: `node fake-server.ts SCRIPT LOG lsp`.
+// A language server that answers what a test wants, and records what it hears: `node fake-server.ts SCRIPT LOG lsp`.
 // SCRIPT is a JSON file, read at each request, so that a test can change the answer. LOG gets a line per message.
 import { appendFileSync, readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -37,13 +37,13 @@ connection.onRequest("initialize", (params: object) => {
   record("initialize", params);
   if (script().dies) process.exit(1);
   return {
-  capabilities: {
-    positionEncoding: "utf-16",
-    textDocumentSync: { openClose: true, change: 2, save: true },
-    inlineCompletionProvider: {},
-    workspace: { workspaceFolders: { supported: true, changeNotifications: true } },
-  },
-  serverInfo: { name: "codemem", version: "fake" },
+    capabilities: {
+      positionEncoding: "utf-16",
+      textDocumentSync: { openClose: true, change: 2, save: true },
+      inlineCompletionProvider: {},
+      workspace: { workspaceFolders: { supported: true, changeNotifications: true } },
+    },
+    serverInfo: { name: "codemem", version: "fake" },
   };
 });
 

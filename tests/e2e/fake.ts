@@ -12,8 +12,9 @@ export class Fake {
     this.scriptFile = join(directory, "script.json");
     this.log = join(directory, "log.jsonl");
     this.command = join(directory, "fake-codemem");
-    const words = [process.execPath, join(import.meta.dirname, "fake-server.ts"), this.scriptFile, this.log];
-    writeFileSync(this.command, `#!/bin/sh\nexec ${words.map((word) => `'${word}'`).join(" ")} "$@"\n`, { mode: 0o755 });
+    const server = join(import.meta.dirname, "fake-server.ts");
+    const program = `#!/bin/sh\nexec '${process.execPath}' '${server}' '${this.scriptFile}' '${this.log}' "$@"\n`;
+    writeFileSync(this.command, program, { mode: 0o755 });
     this.answer(script);
   }
 

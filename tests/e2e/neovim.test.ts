@@ -23,13 +23,13 @@ function send(keys: string): void {
 /** The value of a Lua expression in the running Neovim. */
 function lua(expression: string): any {
   const call = `json_encode(luaeval(${JSON.stringify(expression)}))`;
-  return JSON.parse(execFileSync("nvim", ["--server", socket, "--remote-expr", call], { encoding: "utf8" }));
+  const args = ["--server", socket, "--remote-expr", call];
+  return JSON.parse(execFileSync("nvim", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
 }
 
 function ghost(): string {
-  const marks: any[] = lua(
-    'vim.api.nvim_buf_get_extmarks(0, vim.api.nvim_create_namespace("nvim.lsp.inline_completion"), 0, -1, {details = true})',
-  );
+  const namespace = 'vim.api.nvim_create_namespace("nvim.lsp.inline_completion")';
+  const marks: any[] = lua(`vim.api.nvim_buf_get_extmarks(0, ${namespace}, 0, -1, { details = true })`);
   return marks.flatMap(([, , , details]) => details.virt_text ?? []).map(([text]) => text).join("");
 }
 
@@ -40,7 +40,8 @@ before(async () => {
   const env = { ...process.env, PATH: `${daemon.directory}:${process.env.PATH}` };
   const args = ["--headless", "--clean", "-u", config, "--listen", socket, file];
   neovim = spawn("nvim", args, { cwd: folder, env, stdio: "ignore" });
-  await until(() => lua('vim.lsp.get_clients({ name = "codemem" })[1].initialized') === true, "the client", 60_000);
+  const state = 'vim.lsp.get_clients()[1]:request_sync("codemem/status", vim.empty_dict(), 5000).result.state';
+  await until(() => lua(state) === "ready", "the daemon", 120_000);
 });
 after(async () => {
   if (neovim?.kill()) await once(neovim, "exit");
@@ -48,20 +49,26 @@ after(async () => {
 });
 
 test("ghost text of the daemon, accepted with Tab, is in the saved file", async () => {
-  send("Goarea = rect");
-  await until(() => ghost().trim() !== "", "ghost text", 60_000, () => lua("vim.api.nvim_buf_get_lines(0, 0, -1, true)"));
+  send("Goprint_m");
+  const seen = () => until(() => ghost().trim() !== "", "ghost text", 10_000);
+  await seen().catch(() => {
+    // On a busy machine the daemon may not meet its deadline: going on typing asks again.
+    send("<BS>");
+    send("m");
+    return seen();
+  });
   const text = ghost();
   send("<Tab>");
-  await until(() => lua("vim.api.nvim_get_current_line()") === `area = rect${text}`, "the accepted line", 10_000, () =>
+  await until(() => lua("vim.api.nvim_get_current_line()") === `    print_m${text}`, "the accepted line", 30_000, () =>
     lua("vim.api.nvim_get_current_line()"),
   );
   send("<Esc>:write<CR>");
-  await until(() => readFileSync(file, "utf8").includes(`area = rect${text}`), "the saved file", 10_000);
+  await until(() => readFileSync(file, "utf8").includes(`    print_m${text}`), "the saved file");
 });
 
 test("why: the lines that memory read are in the quickfix list", async () => {
   send(":CodememWhy<CR>");
-  await until(() => lua("#vim.fn.getqflist()") > 0, "the quickfix list", 20_000);
+  await until(() => lua("#vim.fn.getqflist()") > 0, "the quickfix list");
   const [{ bufnr, lnum }] = lua("vim.fn.getqflist()");
   send(":cfirst<CR>");
   await until(() => lua("vim.fn.bufnr()") === bufnr && lua("vim.fn.line('.')") === lnum, "its first line");

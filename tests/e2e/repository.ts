@@ -1,6 +1,6 @@
 // A small repository whose habits a model cannot guess, and a file that is being written in it.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -33,10 +33,12 @@ def fountain_report(outer_radius, inner_radius):
 def print_measure(name, amount, unit):
     print(f"{name}: {amount:.1f} {unit}")
 `,
-  "demo.py": `from report import print_measure
-from shapes import rectangle_area, ring_area
+  "floor.py": `from report import print_measure
+from shapes import rectangle_area
 
-width, height = 4, 5
+
+def floor_report(width, height):
+    floor = rectangle_area(width, height)
 `,
 };
 
@@ -47,11 +49,12 @@ export interface Repository {
 }
 
 export function makeRepository(): Repository {
-  const folder = mkdtempSync(join(tmpdir(), "codemem-repository-"));
+  const folder = join(mkdtempSync(join(tmpdir(), "codemem-repository-")), "rooms");
+  mkdirSync(folder);
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
   const git = (...args: string[]) => execFileSync("git", ["-C", folder, ...args]);
   git("init", "--quiet");
   git("add", ".");
   git("-c", "user.name=e2e", "-c", "user.email=e2e@localhost", "commit", "--quiet", "-m", "Shapes and reports");
-  return { folder, file: join(folder, "demo.py") };
+  return { folder, file: join(folder, "floor.py") };
 }

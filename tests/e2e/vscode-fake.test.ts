@@ -50,7 +50,9 @@ function newFake(): Fake {
 }
 
 async function untilGhost(wanted: string): Promise<void> {
-  await until(async () => (await workbench.ghost()) === wanted, `ghost text "${wanted}"`, 10_000, () => workbench.ghost());
+  await until(async () => (await workbench.ghost()) === wanted, `ghost text "${wanted}"`, 30_000, () =>
+    workbench.ghost(),
+  );
 }
 
 before(async () => {
@@ -85,13 +87,13 @@ test("a word, a line, and all: the daemon hears of each", async () => {
   await workbench.page.keyboard.press("Control+ArrowRight");
   await untilGhost("(width, height)");
   await workbench.page.keyboard.press("Control+Alt+ArrowRight");
-  await until(() => fake.heard("codemem/didAccept").length === 2, "two partial accepts", 5000);
+  await until(() => fake.heard("codemem/didAccept").length === 2, "two partial accepts");
   await workbench.page.keyboard.press("Tab");
-  await until(() => fake.heard("codemem/didAccept").length === 3, "the accept of all", 5000);
+  await until(() => fake.heard("codemem/didAccept").length === 3, "the accept of all");
   const [{ id }] = fake.heard("codemem/didShow");
   assert.deepEqual(fake.heard("codemem/didAccept"), [
     { id, kind: "word", length: "rectangle_area".length },
-    { id, kind: "line", length: line.length },
+    { id, kind: "line", length: `${line}\n`.length },
     { id, kind: "all", length: script.text!.length },
   ]);
 });
@@ -122,50 +124,49 @@ test("fast typing asks once, and the next key cancels what is not answered yet",
   await until(() => fake.heard("textDocument/inlineCompletion").length > 0, "a request");
   assert.equal(fake.heard("textDocument/inlineCompletion").length, 1);
   await workbench.type("x");
-  await until(() => fake.heard("cancelled").length > 0, "the cancellation", 2000);
+  await until(() => fake.heard("cancelled").length > 0, "the cancellation");
 });
 
 test("an error is told in the status bar, not in a message, until an answer comes", async () => {
   fake.answer({ ...script, error: { message: "memory: made by another model", hint: "codemem index --rebuild ." } });
   await workbench.type("area");
-  await workbench.untilStatus("codemem: error", 5000);
+  await workbench.untilStatus("codemem: error");
   assert.deepEqual(await workbench.toasts(), []);
   fake.answer(script);
   await workbench.type(" ");
-  await workbench.untilStatus("codemem", 5000);
+  await workbench.untilStatus("codemem");
 });
 
 test("why this suggestion opens the line that was read", async () => {
   await workbench.type("area = ");
   await untilGhost(line);
   await workbench.run("codemem: Why This Suggestion");
-  await until(async () => (await workbench.rows()).length === 2, "two rows", 5000, () => workbench.rows());
-  assert.deepEqual(await workbench.rows(), ["7.0 %  report.py:7", "3.0 %  shapes.py:1-9"]);
+  const expected = "7.0 %  report.py:7|3.0 %  shapes.py:1-9";
+  await until(async () => (await workbench.rows()).join("|") === expected, expected, 30_000, () => workbench.rows());
   await workbench.page.keyboard.press("Enter");
-  await until(async () => (await workbench.place()).file === "report.py", "report.py in front");
-  assert.equal((await workbench.place()).position, "Ln 7, Col 14");
-  await workbench.page.keyboard.press("Control+F4");
+  await workbench.untilPlace("report.py", "Ln 7, Col 14");
+  await workbench.run("View: Close Editor");
 });
 
 test("off stops the server, on starts it", async () => {
   await workbench.run("codemem: Turn Suggestions On or Off");
-  await workbench.untilStatus("codemem: off", 5000);
+  await workbench.untilStatus("codemem: off");
   await workbench.toTheEnd();
   await workbench.type("area = ");
   await sleep(500);
   assert.deepEqual(fake.heard("textDocument/inlineCompletion"), []);
   await workbench.run("codemem: Turn Suggestions On or Off");
-  await workbench.untilStatus("codemem", 5000);
+  await workbench.untilStatus("codemem");
 });
 
 test("a server that dies is started again, and given up when it keeps dying", async () => {
   fake.answer({ ...script, dies: true });
   await workbench.type("area");
-  await workbench.untilStatus("codemem: error", 20_000);
+  await workbench.untilStatus("codemem: error");
   assert.deepEqual(await workbench.toasts(), []);
   fake.answer(script);
   await workbench.run("codemem: Restart");
-  await workbench.untilStatus("codemem", 5000);
+  await workbench.untilStatus("codemem");
 });
 
 test("nothing starts in a folder that is not trusted", async () => {

@@ -47,6 +47,7 @@ const quiet = {
   "chat.disableAIFeatures": true,
   "telemetry.telemetryLevel": "off",
   "window.menuBarVisibility": "hidden",
+  "workbench.reduceMotion": "on",
 };
 
 /** VS Code gives this command no key. */
@@ -133,7 +134,8 @@ export class Workbench {
   async run(command: string): Promise<void> {
     await this.page.keyboard.press("F1");
     await this.page.locator(".quick-input-widget input").first().fill(`>${command}`);
-    await this.page.locator(".quick-input-list .monaco-list-row").first().waitFor();
+    // Enter runs what is in focus, which is another command until the list has followed.
+    await this.page.locator(".quick-input-list .monaco-list-row.focused").filter({ hasText: command }).waitFor();
     await this.page.keyboard.press("Enter");
   }
 
@@ -143,11 +145,17 @@ export class Workbench {
     return (await labels.allInnerTexts()).map((label) => label.replaceAll("\u00a0", " ").trim());
   }
 
-  /** What the editor in front shows: the file's name and "Ln 3, Col 5". */
-  async place(): Promise<{ file: string; position: string }> {
-    const tab = await this.page.locator(".tab.active .label-name").first().innerText();
-    const position = await this.page.locator('[id="status.editor.selection"]').innerText();
-    return { file: tab.trim(), position: position.trim() };
+  /** Waits until a file is in front, with the cursor at a position such as "Ln 3, Col 5", or any that starts so. */
+  async untilPlace(file: string, position: string): Promise<void> {
+    const place = async () => [
+      await this.page.locator(".tab.active").first().getAttribute("data-resource-name"),
+      (await this.page.locator('[id="status.editor.selection"]').innerText()).trim(),
+    ];
+    const there = async () => {
+      const [name, at] = await place();
+      return name === file && Boolean(at?.startsWith(position));
+    };
+    await until(there, `${file} at ${position}`, 30_000, place);
   }
 
   async toasts(): Promise<string[]> {

@@ -92,23 +92,23 @@ async function showStatus(status: StatusItem): Promise<void> {
     { label: "Restart", command: "codemem.restart" },
     { label: "Show output", command: "codemem.showOutput" },
   ];
-  const { text, tooltip } = look(now);
   const memories = folders.map((folder) => ({
     label: `${Uri.parse(folder.uri).path.split("/").at(-1)}: ${folder.state}`,
     detail: describe(folder),
   }));
   const items: (QuickPickItem & { command?: string })[] = [...memories, { label: "", ...separator }, ...actions];
-  const about = now.status ? `codemem ${now.status.version}, ${now.status.model}, process ${now.status.pid}` : "codemem";
-  const placeHolder = memories.length > 0 ? text.replace(/\$\([^)]*\) /, "") : tooltip;
-  const chosen = await window.showQuickPick(items, { title: about, placeHolder });
+  const { version, model, pid } = now.status ?? {};
+  const title = now.status ? `codemem ${version}, ${model}, process ${pid}` : "codemem";
+  const [placeHolder = ""] = look(now).tooltip.split("\n");
+  const chosen = await window.showQuickPick(items, { title, placeHolder });
   if (chosen?.command) await commands.executeCommand(chosen.command);
 }
 
 /** Changes the setting where it is in force, so that the command always has an effect. */
 async function toggle(): Promise<void> {
   const settings = workspace.getConfiguration("codemem");
-  const target =
-    settings.inspect("enabled")?.workspaceValue === undefined ? ConfigurationTarget.Global : ConfigurationTarget.Workspace;
+  const here = settings.inspect("enabled")?.workspaceValue !== undefined;
+  const target = here ? ConfigurationTarget.Workspace : ConfigurationTarget.Global;
   await settings.update("enabled", !settings.get("enabled", true), target);
 }
 

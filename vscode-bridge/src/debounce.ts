@@ -4,7 +4,7 @@ export interface Cancellation {
   onCancellationRequested(listener: () => void): { dispose(): void };
 }
 
-/** Waits `ms`; true when the time is over, false as soon as it was cancelled. VS Code cancels a request at the next key. */
+/** Waits `ms`; true when the time is over, false as soon as it was cancelled. VS Code cancels at the next key. */
 export function pause(ms: number, token: Cancellation): Promise<boolean> {
   if (token.isCancellationRequested) return Promise.resolve(false);
   return new Promise((resolve) => {

@@ -16,7 +16,8 @@ export function activate(context: ExtensionContext): void {
       void server.restart();
     }
   });
-  context.subscriptions.push(output, status, completions, settings, ...register({ server, status, completions, output }));
+  const commands = register({ server, status, completions, output });
+  context.subscriptions.push(output, status, completions, settings, ...commands);
   stop = () => server.stop();
   void server.restart();
 }

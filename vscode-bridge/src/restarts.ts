@@ -1,4 +1,4 @@
-/** How often a server that stops is started again: a crash now and then is survived, a server that cannot run is left alone. */
+/** Whether a server that stops is started again: a crash now and then is survived, one that cannot run is left alone. */
 export class Restarts {
   static readonly most = 3;
   static readonly withinMs = 60_000;

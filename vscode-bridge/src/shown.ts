@@ -3,10 +3,10 @@ import type { AcceptKind } from "./protocol";
 /**
  * The completion in front of the user.
  *
- * VS Code tells an extension of a whole accept only, through the item's command: the callbacks for showing and for partial
- * accepts are a proposed API that released extensions cannot use. Accepting a word or a line is therefore seen by what it
- * does: it puts more than one character of the completion in at once. A one-character word looks like a typed key and is
- * not counted.
+ * VS Code tells an extension of a whole accept only, through the item's command: the callbacks for showing and for
+ * partial accepts are a proposed API that released extensions cannot use. Accepting a word or a line is therefore seen
+ * by what it does: it puts more than one character of the completion in at once. A one-character word looks like a
+ * typed key and is not counted.
  */
 export interface Shown {
   readonly id: string;

@@ -26,7 +26,8 @@ export function look(now: Circumstances): Look {
     return { text: "$(circle-slash) codemem: off", tooltip: "Suggestions are turned off.", level: "plain" };
   }
   if (now.failure) {
-    return { text: "$(error) codemem: error", tooltip: sentences(now.failure.message, now.failure.hint), level: "error" };
+    const tooltip = sentences(now.failure.message, now.failure.hint);
+    return { text: "$(error) codemem: error", tooltip, level: "error" };
   }
   if (!now.running || !now.status) return starting;
   const folder = folderOf(now.document, now.status.folders);
@@ -52,7 +53,11 @@ export function look(now: Circumstances): Look {
   }
 }
 
-const starting: Look = { text: "$(loading~spin) codemem: starting", tooltip: "The daemon is starting.", level: "plain" };
+const starting: Look = {
+  text: "$(loading~spin) codemem: starting",
+  tooltip: "The daemon is starting.",
+  level: "plain",
+};
 
 /** The innermost folder that holds the document; without a document, the only folder. */
 export function folderOf(document: string | undefined, folders: readonly Folder[]): Folder | undefined {
@@ -66,7 +71,8 @@ export function folderOf(document: string | undefined, folders: readonly Folder[
 export function describe(folder: Folder): string {
   const said = sentences(folder.message, folder.hint);
   if (folder.entries === 0) return said || "No memory of this folder.";
-  const size = `${count(folder.documents, "document")}, ${count(folder.entries, "entry", "entries")}, ${megabytes(folder.bytes)}.`;
+  const memory = `${count(folder.documents, "document")}, ${count(folder.entries, "entry", "entries")}`;
+  const size = `${memory}, ${megabytes(folder.bytes)}.`;
   return said ? `${size} ${said}` : size;
 }
 

@@ -2,8 +2,8 @@ import { expect, test } from "vitest";
 import { requestFailure, startFailure } from "../src/failure";
 
 test("an error of the daemon keeps its hint", () => {
-  const error = Object.assign(new Error("memory: made by another model"), { data: { hint: "codemem index --rebuild" } });
-  expect(requestFailure(error)).toEqual({ message: "memory: made by another model", hint: "codemem index --rebuild" });
+  const [message, hint] = ["memory: made by another model", "codemem index --rebuild"];
+  expect(requestFailure(Object.assign(new Error(message), { data: { hint } }))).toEqual({ message, hint });
 });
 
 test("other errors, and what is no error, have a message", () => {
