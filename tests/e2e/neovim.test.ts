@@ -1,6 +1,11 @@
 // Neovim with the configuration that docs/editors.md gives, and the real daemon.
 import assert from "node:assert/strict";
-import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import {
+  execFileSync,
+  spawn,
+  type ChildProcess,
+  type ExecFileSyncOptionsWithStringEncoding,
+} from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,6 +20,13 @@ const socket = join(daemon.directory, "nvim.sock");
 const config = join(daemon.directory, "init.lua");
 let neovim: ChildProcess;
 
+/** Neovim says on stderr that an expression failed, which it may until it has come up. */
+const quiet: ExecFileSyncOptionsWithStringEncoding = {
+  encoding: "utf8",
+  stdio: ["ignore", "pipe", "ignore"],
+  timeout: 10_000,
+};
+
 /** Keys, as a person types them. */
 function send(keys: string): void {
   execFileSync("nvim", ["--server", socket, "--remote-send", keys], { timeout: 10_000 });
@@ -24,8 +36,7 @@ function send(keys: string): void {
 function lua(expression: string): any {
   const call = `json_encode(luaeval(${JSON.stringify(expression)}))`;
   const args = ["--server", socket, "--remote-expr", call];
-  const options = { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"], timeout: 10_000 } as const;
-  return JSON.parse(execFileSync("nvim", args, options));
+  return JSON.parse(execFileSync("nvim", args, quiet));
 }
 
 function ghost(): string {
