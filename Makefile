@@ -3,11 +3,12 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 DEMO_CURSOR ?= cli/complete.py:176:28
+IMAGES ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint fmt model clean
+.PHONY: demo test lint fmt model vsix test-bridge e2e clean
 
 demo: .make/install model
 	$(BIN)/codemem index .
@@ -28,8 +29,20 @@ fmt: .make/dev
 model: .make/install
 	$(BIN)/codemem models pull
 
+# The VS Code extension needs Node >= 20 and npm.
+vsix: .make/bridge
+	npm --prefix vscode-bridge run --silent package
+
+test-bridge: .make/bridge
+	npm --prefix vscode-bridge run --silent check
+	npm --prefix vscode-bridge test
+
+# Real editors and the real daemon.
+e2e: .make/install model vsix
+	CODEMEM_E2E_IMAGES=$(abspath $(IMAGES)) tests/e2e/run
+
 clean:
-	rm -rf .venv .make
+	rm -rf .venv .make vscode-bridge/node_modules vscode-bridge/dist vscode-bridge/codemem.vsix tests/e2e/node_modules
 
 # Stamps: a second run installs nothing again unless the requirements changed.
 .make/venv:
@@ -44,3 +57,7 @@ clean:
 .make/dev: .make/install
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+.make/bridge: vscode-bridge/package.json vscode-bridge/package-lock.json
+	npm --prefix vscode-bridge ci --no-audit --no-fund
+	@mkdir -p .make && touch $@
