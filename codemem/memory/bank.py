@@ -18,7 +18,7 @@ from torch import Tensor
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries, Place, Shapes
 from codemem.memory.eviction import Policy, Usage, surplus
-from codemem.memory.knn import Hidden, Index, IndexKind, make_index
+from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
 from codemem.memory.order import COMPACT_ABOVE, Order
 from codemem.memory.state_index import StateIndex
 from codemem.syntax import Symbol, enclosing_symbol
@@ -378,11 +378,11 @@ class Bank:
         return bool(inverted) or (self.states is not None and self.states.outgrown(rows))
 
     def build(self) -> None:
-        """Bring all indexes up to date now, rather than at the first search."""
-        for layer in self.shapes:
-            self._index(layer)
-        if self.states is not None:
-            self.states.build(self._rows)
+        """Bring all indexes up to date now, rather than at the first search, and make them ready for more: of a million
+        entries that takes seconds, for which no edit should wait."""
+        for index in (*map(self._index, self.shapes), *([self.states.build(self._rows)] if self.states else ())):
+            if isinstance(index, IVFIndex):
+                index.own()
 
     def _index(self, layer: int) -> Index:
         index = self.indexes.get(layer)

@@ -200,7 +200,7 @@ class IVFIndex:
         """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits."""
         if count <= 0:
             return
-        self._own()
+        self.own()
         rows = np.arange(self._settled, self._settled + count)
         for number, (quantiser, keys) in enumerate(zip(self._quantisers, self._tail, strict=True)):
             head = np.ascontiguousarray(keys[:count].numpy())
@@ -262,8 +262,8 @@ class IVFIndex:
         distances, cells = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return distances, cells
 
-    def _own(self) -> None:
-        """Copy cells that are mapped from a file into memory, since they could not grow there."""
+    def own(self) -> None:
+        """Copy cells that are mapped from a file into memory, since they cannot grow there."""
         if self._mapped:
             mapped, cells = self._file.invlists, faiss.ArrayInvertedLists(self._file.nlist, self._file.code_size)
             for cell in range(self._file.nlist):
@@ -275,7 +275,7 @@ class IVFIndex:
     def save(self, folder: Path, name: str) -> None:
         """Write the inverted file, and another for the rest."""
         self._settle(self._tail.shape[1])
-        self._own()
+        self.own()
         faiss.write_index(self._file, str(folder / f"{name}.faiss"))
         np.savez(folder / f"{name}.npz", centre=self._centre.numpy(), trained_for=self._trained_for)
 
