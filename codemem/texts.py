@@ -27,15 +27,16 @@ _Document = TypeVar("_Document")
 
 
 def grouped(
-    documents: Iterable[_Document], size: Callable[[_Document], int], enough: int = GROUP_BYTES
+    documents: Iterable[_Document], size: Callable[[_Document], int], enough: int | None = None
 ) -> Iterator[list[_Document]]:
     """Documents to deal with together, in order; size: of one, bytes of its source where it is to be encoded; enough:
-    the size at which a group ends."""
+    the size at which a group ends, GROUP_BYTES if None."""
+    most = GROUP_BYTES if enough is None else enough
     group, total = [], 0
     for document in documents:
         group.append(document)
         total += size(document)
-        if total >= enough:
+        if total >= most:
             yield group
             group, total = [], 0
     if group:
