@@ -62,7 +62,7 @@ def complete(
     file, line, column = parse_cursor(cursor)
     raw, text = _read(file)
     offset = offset_of(text, cursor, line, column)
-    options = {
+    options: dict[str, Any] = {
         "context": context,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -72,21 +72,26 @@ def complete(
         "recall": recall,
         "deadline": deadline,
     }
-    if daemon and not beside and (answer := _from_daemon(file, raw, text, offset, model, memory, options)):
-        total = 1000 * (time.perf_counter() - begin)
-        answer["ms"].update(load=total - answer["ms"]["total"], total=total)
-        _print(answer, as_json, explain)
-        return
+
+    from codemem.memory.manifest import find_root
+    from indexer.documents import hash_of
+
+    root, content_hash = find_root(file.parent), hash_of(raw)
+    if daemon and root is not None and not beside:
+        params = {"path": str(file), "text": text, "offset": offset, "hash": content_hash, "memory": memory}
+        if answer := _from_daemon(root, model, {**params, "options": options}):
+            total = 1000 * (time.perf_counter() - begin)
+            answer["ms"].update(load=total - answer["ms"]["total"], total=total)
+            _print(answer, as_json, explain)
+            return
 
     from cli.console import stderr
     from codemem.completion.request import Request
-    from codemem.memory.manifest import find_root
 
-    root = find_root(file.parent)
     if root is None and memory:
         raise CodememError(f"no folder above {file} has a memory", f"codemem index {file.parent}, or add --no-memory")
     path = file.relative_to(root or file.parent).as_posix()
-    request = Request(path, text, offset, **options)  # type: ignore[arg-type]
+    request = Request(path, text, offset, **options)
     with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
         opening = _opening(root, aside) if root is not None and memory else None
 
@@ -94,7 +99,6 @@ def complete(
         from codemem.memory.store import Store
         from codemem.models.pretrained import load_memorizing
         from indexer.buffers import true_to
-        from indexer.documents import hash_of
 
         if root is None:
             pretrained = load_memorizing(model)
@@ -109,7 +113,7 @@ def complete(
                         engine.prepare(request)
                     banks = _memory(store, pretrained, opening.result(), beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
-                    if remembered.get(path) != hash_of(raw):
+                    if remembered.get(path) != content_hash:
                         # What stands above the prompt's window is read as it is now.
                         request = true_to(engine, banks, root, request)
                     pretrained.model.bank = banks if banks.several else banks.bank
@@ -121,18 +125,25 @@ def complete(
     _print(completion_json(completion), as_json, explain)
 
 
-def _from_daemon(
-    file: Path, raw: bytes, text: str, offset: int, model: str | None, memory: bool, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The answer's JSON form, None where no daemon can give it."""
-    from cli.asking import ask_daemon
-    from codemem.memory.manifest import find_root
-    from indexer.documents import hash_of
+def _from_daemon(root: Path, model: str | None, params: dict[str, Any]) -> dict[str, Any] | None:
+    """What the daemon of a repository's model answers to codemem/complete, None where none runs, or it goes away. Needs
+    no torch. Raises CodememError for an error of ours."""
+    from codemem.memory.manifest import model_of
+    from codemem.server.client import Client
+    from codemem.server.sockets import address_of, connected
 
-    if (root := find_root(file.parent)) is None:
+    try:
+        connection = connected(address_of(model or model_of(root)))
+    except CodememError:
         return None
-    params = {"path": str(file), "text": text, "offset": offset, "hash": hash_of(raw), "memory": memory}
-    return ask_daemon(root, model, {**params, "options": options})
+    if connection is None:
+        return None
+    try:
+        with Client(connection, [root]) as client:
+            answer: dict[str, Any] = client.ask("codemem/complete", params)
+            return answer
+    except OSError:  # it has gone
+        return None
 
 
 def _print(answer: dict[str, Any], as_json: bool, explain: bool) -> None:

@@ -97,7 +97,7 @@ def test_errors_are_those_of_the_daemon(codemem, indexed, beside, tmp_path):
 def test_what_an_editor_needs_is_light():
     code = """
 import sys
-import cli.app, cli.lsp, cli.asking, codemem.server.client, codemem.server.forwarding, codemem.server.sockets
+import cli.app, cli.complete, cli.lsp, codemem.server.client, codemem.server.forwarding, codemem.server.sockets
 print(sorted({"torch", "transformers", "faiss", "numpy", "pygls", "lsprotocol", "asyncio"} & set(sys.modules)))
 """
     heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
