@@ -12,11 +12,6 @@ from typing import Annotated
 
 import typer
 
-# Positions in one forward pass, and what the process asks of the system's scheduler: a completion that is wanted
-# meanwhile comes first.
-BATCH_TOKENS = 1024
-NICENESS = 10
-
 
 def watch(
     repository: Annotated[Path, typer.Argument(help="The repository, or any place in it.")] = Path("."),
@@ -26,6 +21,7 @@ def watch(
     from cli.console import stderr
     from cli.sync import model_for, root_of
     from codemem.memory.store import Store
+    from codemem.server.indexing import BATCH_TOKENS
     from indexer import watch as watching
     from indexer.sync import Synced
 
@@ -42,6 +38,6 @@ def watch(
     root, stop = root_of(repository), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with Store(root) as store:
-        os.nice(NICENESS)
+        os.nice(watching.NICENESS)
         stderr.print(f"watching {root}, Ctrl-C ends it", style="dim", markup=False, soft_wrap=True)
         watching.watch(store, lambda: model_for(store), stop, show, batch_tokens=BATCH_TOKENS)

@@ -23,9 +23,8 @@ from codemem.grammars import (
     WRAPPERS,
 )
 
-PARSE_SECONDS = (
-    5.0  # of the processor; a megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense
-)
+# Of the processor. A megabyte of C++ takes about 2; error recovery can be quadratic in what makes no sense.
+PARSE_SECONDS = 5.0
 MAX_MARKS = 2000  # characters in a row that are no letter or digit: a query is quadratic in unnamed siblings
 MAX_NAME = 80  # characters of one name in a symbol; a heading or a C++ operator can be a paragraph
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 QUIET, LONGEST = 0.15, 2.0
 # Seconds for which git may hold its index before what it does is looked at all the same.
 GIT = 30.0
-# What the process that makes an index asks of the system's scheduler: completions come first.
+# What the watcher, and the process that makes an index, ask of the system's scheduler: completions come first.
 NICENESS = 10
 # Seconds between looks where the system cannot say what changes, and until a busy store is asked again.
 POLLING, RETRY = 2.0, 0.5
@@ -171,7 +171,7 @@ def _build_index(root: Path) -> None:
     from codemem.memory.store import Store
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the watcher, which ends this process
-    os.nice(NICENESS)
+    os.nice(max(0, NICENESS - os.nice(0)))  # the watcher that started it may have asked already
     try:
         with Store(root) as store:
             build_index(store)

@@ -194,7 +194,4 @@ class Scheduler:
     def _drop(self, job: Job) -> None:
         job.cancel()
         if job.future.set_running_or_notify_cancel():
-            job.future.set_result(self._nothing())
-
-    def _nothing(self) -> Completion:
-        return Completion("", self._name, None, "cancelled", 0, {})
+            job.future.set_result(Completion("", self._name, None, "cancelled", 0, {}))

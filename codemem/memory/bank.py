@@ -374,8 +374,8 @@ class Bank:
     def outgrown(self, more: int) -> bool:
         """Whether with so many more rows the next search would make an index anew, which takes seconds."""
         rows = self._rows + more
-        inverted = [index for index in self.indexes.values() if index.outgrown(rows)]
-        return bool(inverted) or (self.states is not None and self.states.outgrown(rows))
+        indexes = (*self.indexes.values(), *([self.states] if self.states else ()))
+        return any(index.outgrown(rows) for index in indexes)
 
     def build(self) -> None:
         """Bring all indexes up to date now, rather than at the first search, and make them ready for more: of a million

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.integrity import write_sums
 from codemem.memory.knn import IVFIndex
+from codemem.memory.manifest import Record
 from codemem.memory.order import dead_rows, forget_snapshots, keep_snapshot, living, mostly_dead, snapshot_order
 from codemem.memory.store import Store
 
@@ -69,15 +71,21 @@ def open_bank(store: Store, bank: Bank) -> Bank:
 def follow(store: Store, bank: Bank) -> tuple[list[str], list[str]]:
     """Bring a bank that `open_bank` filled to what the store holds now: the paths added or replaced, and those dropped.
     Raises CodememError for a missing or damaged blob."""
-    records = {record.path: record.blob for record in store.documents()}
-    gone = [path for path in bank.documents if path not in records]
-    added = [path for path, blob in records.items() if bank.blob(path) != blob]
-    read = [(path, store.read(records[path])) for path in added]
+    gone, added = differences(bank, store.documents())
+    read = [(record, store.read(record.blob)) for record in added]
     for path in gone:
         bank.drop(path)
-    for path, entries in read:
-        bank.add(path, entries, records[path])
-    return added, gone
+    for record, entries in read:
+        bank.add(record.path, entries, record.blob)
+    return [record.path for record in added], gone
+
+
+def differences(bank: Bank, records: Sequence[Record]) -> tuple[list[str], list[Record]]:
+    """The paths of documents that a bank has and the store's records have not, and the records that a bank has not, or
+    with other entries."""
+    paths = {record.path for record in records}
+    gone = [path for path in bank.documents if path not in paths]
+    return gone, [record for record in records if bank.blob(record.path) != record.blob]
 
 
 def save_snapshot(store: Store, bank: Bank) -> None:

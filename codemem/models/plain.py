@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from codemem.models.checkpoint import read_json, weight_files
@@ -58,15 +59,10 @@ def read_plain(
     if rotary is None or "quantization_config" in config:
         return None
     try:
-        tensors = {name: tensor for file in weight_files(directory) for name, tensor in _mapped(file).items()}
+        tensors = {name: tensor for file in weight_files(directory) for name, tensor in load_file(file).items()}
     except (OSError, ValueError, SafetensorError):
         return None
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shape.weights():
         return None
     tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     return PlainModel(config, shape, rotary, tensors, dtype, device, packs, load)
-
-
-def _mapped(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict

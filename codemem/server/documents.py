@@ -29,7 +29,7 @@ class Document:
     @property
     def normal(self) -> str:
         """The text with "\\n" for line ends, as memory and model read it."""
-        return self.text.replace("\r\n", "\n") if "\r" in self.text else self.text
+        return normal(self.text)
 
     def normal_offset(self, position: types.Position) -> int:
         """Where a position is in `normal`, in characters."""
@@ -83,6 +83,11 @@ class Documents:
             self.close(document.uri)
             raise CodememError(f"{document.uri} is too large beside what else is open", "close some files")
         self._open[document.uri] = document
+
+
+def normal(text: str) -> str:
+    """A text with "\\n" for line ends, as memory and model read it."""
+    return text.replace("\r\n", "\n")
 
 
 def offset_at(text: str, position: types.Position) -> int:

@@ -155,8 +155,10 @@ class Hub:
     async def tick(self) -> None:
         """What is to be done every second or so."""
         self.refresh()
-        rows = [row for session in self.sessions for row in session.ledger.news()]
-        await asyncio.to_thread(self.count, rows)
+        await asyncio.to_thread(self.count, self._news())
+
+    def _news(self) -> list[Counted]:
+        return [row for session in self.sessions for row in session.ledger.news()]
 
     def count(self, rows: list[Counted]) -> None:
         """Write statistics; that they cannot be written must not keep anybody from completing."""
@@ -173,4 +175,4 @@ class Hub:
         self.scheduler.close()
         for repository in self.repositories.values():
             repository.close()
-        self.count([row for session in self.sessions for row in session.ledger.news()])
+        self.count(self._news())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from codemem.completion.scheduler import Cancelled, Closed, Job, Scheduler
 from codemem.errors import CodememError
 from codemem.memory.manifest import Busy, Record
+from codemem.server.documents import normal
 from codemem.server.indexing import BATCH_TOKENS, Encoder, Indexer
 from codemem.texts import Text, grouped
 
@@ -203,7 +204,7 @@ class Repository:
         with suppress(CodememError):
             sieved = None
             if not self._saved(path, text) and len(text) <= MOST_TYPED:
-                sieved = self._indexer.sieve(self.root, path, text.replace("\r\n", "\n"))
+                sieved = self._indexer.sieve(self.root, path, normal(text))
             self._scheduler.encode(lambda pause: self._read_typed(path, text, sieved, pause), "typed").result()
 
     def _read_typed(self, path: str, text: str, sieved: Text | None, pause: Callable[[], None]) -> None:
@@ -215,14 +216,14 @@ class Repository:
         else:
             live.banks.settle(path)
         if sieved is not None or self._saved(path, text):
-            self._read[path] = text.replace("\r\n", "\n")
+            self._read[path] = normal(text)
         else:
             self._read.pop(path, None)
 
     def _saved(self, path: str, text: str) -> bool:
         """Whether the store holds a document as it is in the editor."""
         record = self._records.get(path)
-        return record is not None and record.content_hash == hashlib.sha256(text.encode()).hexdigest()
+        return record is not None and _holds(record, text)
 
     # Following.
 
@@ -309,12 +310,12 @@ class Repository:
             self._wake.clear()
 
     def _bring(self, store: Store) -> None:
+        from codemem.memory.snapshot import differences
+
         live, records = self._live, store.documents()
         assert live is not None
         bank = live.banks.bank
-        blobs = {record.path: record.blob for record in records}
-        gone = [path for path in bank.documents if path not in blobs]
-        added = [record for record in records if bank.blob(record.path) != record.blob]
+        gone, added = differences(bank, records)
         if gone:
             self._scheduler.between(lambda: self._drop(live.banks, gone)).result()
         if bank.outgrown(sum(record.entries for record in added)):
@@ -334,7 +335,7 @@ class Repository:
             path = record.path
             banks.add(path, entries, record.blob)
             typed = self._typed.get(path)
-            if typed is None or hashlib.sha256(typed.encode()).hexdigest() == record.content_hash:
+            if typed is None or _holds(record, typed):
                 banks.settle(path)
             if typed is not None and banks.written(path) is None:
                 self._read.pop(path, None)
@@ -360,7 +361,7 @@ class Repository:
         self._records = {record.path: record for record in records}
         for path, text in tuple(self._typed.items()):
             if self._saved(path, text):
-                self._read[path] = text.replace("\r\n", "\n")
+                self._read[path] = normal(text)
         size = sum(blob.bytes for blob in store.known_blobs().values())
         entries = sum(record.entries for record in records)
         state = "indexing" if self.status.state == "indexing" else "ready"
@@ -378,3 +379,8 @@ class Repository:
             except Exception as error:
                 self._fail(error)
             self._stop.wait(RETRY)
+
+
+def _holds(record: Record, text: str) -> bool:
+    """Whether the store holds a document with this text."""
+    return record.content_hash == hashlib.sha256(text.encode()).hexdigest()
