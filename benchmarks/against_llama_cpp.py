@@ -53,7 +53,7 @@ class Peer:
         self._process.wait()
 
 
-def compare(engines: dict[str, Engine], peer: Peer, cursors: list[Place]) -> dict[str, dict[str, object]]:
+def compare(engines: dict[str, Engine], peer: Peer, cursors: list[Place]) -> dict[str, dict[str, dict[str, float]]]:
     """Milliseconds and tokens of each arm, first and after the next character. engines: one an arm, with its own
     cache."""
     seen: dict[str, dict[str, list[float]]] = {arm: {} for arm in (*OURS, PEER)}
@@ -104,7 +104,7 @@ def main() -> None:
         results = compare(engines, peer, places(documents(root, (".py",)), options.cursors, 3))
     finally:
         peer.close()
-    shown = {arm: found["typed_on"]["median_ms"] for arm, found in results.items()}  # type: ignore[index]
+    shown = {arm: found["typed_on"]["median_ms"] for arm, found in results.items()}
     bars(options.plot, f"{options.package}: a line after the next character", "milliseconds", shown)
     report("against_llama_cpp", package=options.package, entries=len(bank), cursors=options.cursors, arms=results)
 

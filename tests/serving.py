@@ -40,6 +40,18 @@ def remember(root: Path, loaded: Pretrained) -> Path:
     return root
 
 
+LIBRARY = "def area(width, height):\n    return width * height\n"
+USE = "from lib import area\n\nvalue = \n"
+
+
+def repository(folder: Path, loaded: Pretrained) -> Path:
+    """A folder with two files and a memory of them."""
+    folder.mkdir()
+    (folder / "lib.py").write_text(LIBRARY)
+    (folder / "use.py").write_text(USE)
+    return remember(folder, loaded)
+
+
 class Daemon:
     """A daemon in a thread. loaded: its model, or what gives it."""
 

@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving import Daemon, pretrained, remember
+from serving import LIBRARY, USE, Daemon, pretrained, remember, repository
 
 from codemem.errors import CodememError
 from codemem.memory import knn
 from codemem.server import features, hub
 from codemem.server.statistics import Statistics
 
-LIBRARY = "def area(width, height):\n    return width * height\n"
-USE = "from lib import area\n\nvalue = \n"
 SCRIPT = ("value = first + second + third\n", "wide = area(width, height)\n", "x = '\U0001f600' + suffix\n")
 
 
@@ -27,11 +25,7 @@ def loaded():
 
 @pytest.fixture
 def root(tmp_path, loaded) -> Path:
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    (folder / "lib.py").write_text(LIBRARY)
-    (folder / "use.py").write_text(USE)
-    return remember(folder, loaded)
+    return repository(tmp_path / "repository", loaded)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import threading
 import time
 
 import pytest
-from serving import Daemon, pretrained, remember
+from serving import USE, Daemon, pretrained, repository
 
 from benchmarks.fuzzing import Attacker, framed, hostile
 
 TEXT = "value = first + second + third\n"
-USE = "from lib import area\n\nvalue = \n"
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +24,7 @@ def loaded():
 
 @pytest.fixture
 def root(tmp_path, loaded):
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    (folder / "lib.py").write_text("def area(width, height):\n    return width * height\n")
-    (folder / "use.py").write_text(USE)
-    return remember(folder, loaded)
+    return repository(tmp_path / "repository", loaded)
 
 
 @pytest.fixture

@@ -54,15 +54,23 @@ class Engine:
         self.infill = infill_of(model.tokenizer)
         self._cache = PrefixCache(model)
         self._recalled: _Recalled | None = None
+        self._built: tuple[object, Prompt] | None = None  # what the last prompt was made of, and that prompt
 
     def window(self, request: Request) -> int:
         """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
-        return build_prompt(request, self.model.tokenizer, self.vocabulary).start
+        return self._prompt(request).start
+
+    def _prompt(self, request: Request) -> Prompt:
+        """Built once for all that ask about one place: who needs its window, who prepares it, and who completes."""
+        made_of = request.path, request.text, request.offset, request.context
+        if self._built is None or self._built[0] != made_of:
+            self._built = made_of, build_prompt(request, self.model.tokenizer, self.vocabulary)
+        return self._built[1]
 
     def prepare(self, request: Request) -> None:
         """Do in advance what a completion with memory begins with and needs none for, such as while the bank is being
         opened: the weights are packed, and the prompt is read."""
-        ids = build_prompt(request, self.model.tokenizer, self.vocabulary).ids
+        ids = self._prompt(request).ids
         with self.model.reads(attention=False, tokens=False):
             decoder = self._cache.decoder((request.path, "asking"), ids)
             if new := ids[len(decoder.tokens) : -POSITIONS]:
@@ -93,7 +101,7 @@ class Engine:
                 reason = "deadline"
             return reason == "end of text"
 
-        prompt = build_prompt(request, self.model.tokenizer, self.vocabulary)
+        prompt = self._prompt(request)
         piece = piece_at(request.path, request.text, request.offset)
         around, unit = Around(request.path, request.text, request.offset, piece), piece.unit
         ending = Ending(piece, around.line_after)
