@@ -109,6 +109,7 @@ def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
     with Store(root) as store:
         bank = open_bank(store, model.new_bank())
     bank.build()
+    model.warm()  # as the watcher does before the first edit
     model.bank = banks = Banks(bank)
     engine = Engine(model, pretrained.name)
 
@@ -141,9 +142,12 @@ def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
             saved.append(time.perf_counter() - start)
             syncing.append(done.seconds)
             assert done.encoded == 1
+            # With what stands behind the index, which is put into it afterwards, when nobody waits.
             probe = f"marker_{number} = measured_{SALT}("
             sources = engine.complete(Request("probe.py", probe, len(probe), max_tokens=4, recall=False)).provenance
             named += (path, at + 1) in {(source.path, source.line) for source in sources}
+            while bank.tidy():
+                pass
     finally:
         stop.set()
         thread.join()
@@ -158,6 +162,7 @@ def edits(root: Path, pretrained: Pretrained, count: int) -> dict[str, object]:
         "typed_most_s": round(max(typed), 2),
         "edit_to_memory_s": round(statistics.median(saved), 2),
         "edit_to_memory_p90_s": round(sorted(saved)[int(0.9 * len(saved))], 2),
+        "edits_within_2_s": sum(seconds < 2 for seconds in saved),
         "edit_to_memory_most_s": round(max(saved), 2),
         "edit_sync_s": round(statistics.median(syncing), 2),
     }

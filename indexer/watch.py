@@ -120,10 +120,10 @@ def watch(
     """Sync now, and after every burst of changes until `stop` is set; `synced` gets what each sync that changed
     something did, and the first one in any case.
 
-    load: gives the model, which is kept; index: whether the kept indexes are brought up to date where that is due, in
-    a process of its own, since it takes minutes for a million entries and no edit should wait for it; encoding: as for
-    `sync`, `rest` among it. A store that another process writes to is waited for. Raises CodememError as `sync` does,
-    and where another process watches.
+    load: gives the model, which is kept, and made ready for the first edit; index: whether the kept indexes are brought
+    up to date where that is due, in a process of its own, since it takes minutes for a million entries and no edit
+    should wait for it; encoding: as for `sync`, `rest` among it. A store that another process writes to is waited for.
+    Raises CodememError as `sync` does, and where another process watches.
     """
     with store.watching():
         bursts, model, indexing = Bursts(store.root), _once(load), _Indexing(store.root)
@@ -133,7 +133,9 @@ def watch(
                 done = _sync(store, model, stop, report, encoding)
                 if done and (first or done.encoded or done.dropped or done.restored):
                     synced(done)
-                first = False
+                if first:
+                    model().warm()
+                    first = False
                 if index and drifted(store):
                     indexing.begin()
                 if not bursts.wait(stop):

@@ -370,6 +370,15 @@ def test_a_memory_that_outgrows_its_index_is_opened_anew_beside_it(editor, root,
     assert after.banks.written("typed.py") is not None, "what is typed is not lost"
     editor.open(root / "use.py")
     assert editor.text(root / "use.py", 2, 8) == "first + second + third"
+    # What is added to such an index is put into it when there is nothing else to do.
+    monkeypatch.setattr(knn, "TAIL_ROWS", 8)
+    (root / "more.py").write_text("def more(first, second):\n    return first - second\n")
+    entries = editor.ready(documents=4)["folders"][0]["entries"]
+    indexes = list(after.banks.bank.indexes.values())
+    end = time.monotonic() + 60
+    while any(len(index) != entries or index._tail.shape[1] > 8 for index in indexes):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_what_nobody_has_open_is_forgotten_after_a_while(daemon, root, loaded, monkeypatch):

@@ -134,20 +134,25 @@ def test_a_saved_inverted_file_searches_as_before_and_takes_more(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), k=st.integers(1, 40), seed=st.integers(0, 2**20))
 def test_what_is_added_later_is_found_beside_the_rest(data, k, seed):
-    """It stands behind the inverted file until there is much of it, or until the file is saved."""
+    """It stands behind the inverted file until there is much of it, somebody tidies, or the file is saved."""
     counts = data.draw(st.lists(st.integers(0, 30), min_size=1, max_size=5))
     keys = random(KV_HEADS, 200 + sum(counts), D, seed=seed)
     queries = random(KV_HEADS, 3, D, seed=seed + 1)
     index = IVFIndex(keys[:, :200], nlist=5)
     index.nprobe = 5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("codemem.memory.knn.TAIL_ROWS", 50)
+        patch.setattr("codemem.memory.knn.TAIL_ROWS", 20)
+        patch.setattr("codemem.memory.knn.MOST_TAIL_ROWS", 50)
         index.add(keys[:, :200])
         rows = 200
         for count in counts:
             index.add(keys[:, rows : rows + count])
             rows += count
             assert len(index) == rows and index._tail.shape[1] <= 50
+            if data.draw(st.booleans()):
+                much = index._tail.shape[1] > 20
+                assert index.tidy() == much
+                assert len(index) == rows and index._tail.shape[1] <= 20 and not index.tidy()
             mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), dtype=torch.bool)
             found = index.search(queries, k, Hidden(mask))
             expected = filled("exact", keys[:, :rows]).search(queries, k, Hidden(mask))

@@ -384,6 +384,12 @@ class Bank:
             if isinstance(index, IVFIndex):
                 index.own()
 
+    def tidy(self) -> bool:
+        """Do some of what may wait until nobody does, and makes search faster: tens of milliseconds for an edited file.
+        Returns whether there was anything to do."""
+        indexes = (*self.indexes.values(), *([self.states.index] if self.states else ()))
+        return any(isinstance(index, IVFIndex) and index.tidy() for index in indexes)
+
     def _index(self, layer: int) -> Index:
         index = self.indexes.get(layer)
         if index is not None and len(index) == self._rows:

@@ -29,6 +29,7 @@ _Answer = TypeVar("_Answer")
 class Encoder(Protocol):
     """What turns texts into entries: a `MemorizingModel`, or who asks one when its turn has come."""
 
+    def warm(self) -> None: ...
     def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]: ...
 
 

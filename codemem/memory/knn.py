@@ -26,8 +26,9 @@ TRAINING_KEYS_PER_CELL = 40
 # Share of the cells that is searched. On 117K entries of a package that is not reported on, a 13th, a 26th, a 52nd, a
 # 104th and a 208th of them gained 0.0538, 0.0541, 0.0538, 0.0482 and 0.0392 nats/token by attention.
 PROBED = 1 / 48
-# Keys behind an inverted file that are searched exactly, at most: an edit or two. Every token pays for reading them.
-TAIL_ROWS = 2_048
+# Keys behind an inverted file that are searched exactly: so many for good, since every token pays for reading them, and
+# so many at most, since no edit waits until its keys are in the file.
+TAIL_ROWS, MOST_TAIL_ROWS = 2_048, 16_384
 _ITERATIONS = 10  # of k-means, as FAISS trains an inverted file
 _QUERIES_TO_SHARE = 4
 _ONE_BY_ONE = 18
@@ -142,8 +143,8 @@ class IVFIndex:
     Keys are centred by their mean before they are stored: that shifts all scores of a query by the same number, so it
     changes no ranking, and it makes the cells of the coarse quantiser (L2) meaningful.
 
-    What is added to a finished index stands behind it and is searched exactly, the last TAIL_ROWS of it: to find the
-    cells of a document's keys takes longer than to search them a few times.
+    What is added to a finished index stands behind it and is searched exactly: to find the cells of a document's keys
+    takes longer than to search them a few times. `tidy` puts all but the last TAIL_ROWS into the file.
     """
 
     def __init__(self, keys: Tensor, nlist: int, *, rows: int | None = None, bits: int = 16) -> None:
@@ -193,11 +194,19 @@ class IVFIndex:
 
     def add(self, keys: Tensor) -> None:
         self._tail = torch.cat((self._tail, torch.from_numpy(self._centred(keys))), dim=1)
-        held = self._tail.shape[1]
-        self._settle(held if self._settled < self._trained_for else held - TAIL_ROWS)
+        if self._settled < self._trained_for:
+            self._settle(self._tail.shape[1])
+        elif self._tail.shape[1] > MOST_TAIL_ROWS:
+            self.tidy()
+
+    def tidy(self) -> bool:
+        """Put what is too much behind the inverted file into it. Returns whether there was anything to do."""
+        surplus = self._tail.shape[1] - TAIL_ROWS
+        self._settle(surplus)
+        return surplus > 0
 
     def _settle(self, count: int) -> None:
-        """Put the first of what stands behind the inverted file into it: what is too much, so that no edit waits."""
+        """Put the first of what stands behind the inverted file into it."""
         if count <= 0:
             return
         self.own()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ class MemorizingModel(nn.Module):
     ) -> None:
         super().__init__()
         self._source, self.tokenizer = base, tokenizer
+        self._plain = base if isinstance(base, PlainModel) else None
+        self._loading, self._attaching = threading.Lock(), threading.Lock()
         self.sites, self.state_size = _sites(base, adapter)
         layers = tuple(sorted(self.sites))
         self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
@@ -82,11 +85,14 @@ class MemorizingModel(nn.Module):
 
     @property
     def base(self) -> PreTrainedModel:
-        """The model in transformers, loaded when it is first asked for."""
-        if isinstance(self._source, PlainModel):
-            self._source = self._source.load()
-            self._attach(self._source)
-        return self._source
+        """The model in transformers, loaded when it is first asked for; others may complete meanwhile."""
+        with self._loading:
+            if isinstance(self._source, PlainModel):
+                base = self._source.load()
+                with self._attaching:
+                    self._source = base
+                    self._attach(base)
+            return self._source
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,14 +132,15 @@ class MemorizingModel(nn.Module):
 
     @bank.setter
     def bank(self, bank: Memory) -> None:
-        self._bank = self.token_memory.bank = bank
-        if self.low_rank is not None:
-            self.low_rank.bank = bank
-        self.layers = {
-            layer: ReadingLayer(site, self.gates[layer], bank, self.reading) for layer, site in self.sites.items()
-        }
-        if not isinstance(self._source, PlainModel):
-            self._set_handlers(self._source)
+        with self._attaching:
+            self._bank = self.token_memory.bank = bank
+            if self.low_rank is not None:
+                self.low_rank.bank = bank
+            self.layers = {
+                layer: ReadingLayer(site, self.gates[layer], bank, self.reading) for layer, site in self.sites.items()
+            }
+            if not isinstance(self._source, PlainModel):
+                self._set_handlers(self._source)
 
     def detach(self) -> PreTrainedModel:
         """Take memory away again and return the model as it was."""
@@ -155,8 +162,7 @@ class MemorizingModel(nn.Module):
 
     def _own_weights(self) -> Weights | None:
         """What our own forward pass computes with; None for a model that it is not for."""
-        if isinstance(self._source, PlainModel):
-            plain = self._source
+        if (plain := self._plain) is not None:
             return Weights(plain.shape, plain.tensors, plain.rotary, plain.packs)
         shape = shape_of(self.base.config.to_dict())
         if shape is None:
@@ -169,6 +175,10 @@ class MemorizingModel(nn.Module):
         (entries,) = self.encode([Text(path, text)])
         self.bank.add(path, entries)
         return len(entries)
+
+    def warm(self) -> None:
+        """Load what `encode` needs now, so that the first text does not wait for it."""
+        _ = self.base
 
     def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]:
         """The entries of each text, as the base model reads it without memory; options: those of `encode.encode`, which

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Positions in one forward pass of encoding: what a completion waits for at most.
 BATCH_TOKENS = 1024
+# Seconds between looks whether a completion that others make way for has ended.
+_LOOK = 0.005
 
 
 class Indexer(Protocol):
@@ -54,11 +56,25 @@ class Indexer(Protocol):
         """Let memory read what of a request's document stands above its window, as it is in the request."""
 
 
+def rest(scheduler: Scheduler, stop: threading.Event) -> None:
+    """Wait while completions run: Python runs one thread at a time, and theirs should be it. Raises Closed where `stop`
+    is set."""
+    while scheduler.busy() and not stop.is_set():
+        stop.wait(_LOOK)
+    if stop.is_set():
+        raise Closed
+
+
 class Encoder:
     """Encodes files when the model has nothing better to do, until `stop` is set."""
 
     def __init__(self, model: MemorizingModel, scheduler: Scheduler, stop: threading.Event) -> None:
         self._model, self._scheduler, self._stop = model, scheduler, stop
+
+    def warm(self) -> None:
+        """As `MemorizingModel.warm`, beside what the model does meanwhile."""
+        rest(self._scheduler, self._stop)
+        self._model.warm()
 
     def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]:
         """As `MemorizingModel.encode`. Raises Closed where it is stopped, or the daemon ends."""

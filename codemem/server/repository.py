@@ -19,7 +19,7 @@ from codemem.completion.scheduler import Cancelled, Closed, Job, Scheduler
 from codemem.errors import CodememError
 from codemem.memory.manifest import Busy, Record
 from codemem.server.documents import normal
-from codemem.server.indexing import BATCH_TOKENS, Encoder, Indexer
+from codemem.server.indexing import BATCH_TOKENS, Encoder, Indexer, rest
 from codemem.texts import Text, grouped
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 # Seconds between looks at the store, and until what failed is tried again.
 LOOK, RETRY = 0.2, 2.0
-# Seconds between looks whether a completion that the indexer makes way for has ended.
-_REST = 0.005
 # Entries that go into the bank between two completions: some milliseconds.
 STEP_ENTRIES = 8192
 # Characters of an unsaved text that memory reads: as many as its place for such text has room for.
@@ -240,12 +238,8 @@ class Repository:
         self._wake.set()
 
     def rest(self) -> None:
-        """Wait while completions run: Python runs one thread at a time, and theirs should be it. Raises Closed where
-        the repository is closed."""
-        while self._scheduler.busy() and not self._stop.is_set():
-            self._stop.wait(_REST)
-        if self._stop.is_set():
-            raise Closed
+        """As `indexing.rest`; raises Closed where the repository is closed."""
+        rest(self._scheduler, self._stop)
 
     def _set(self, **changes: Any) -> None:
         with self._setting:
@@ -299,15 +293,23 @@ class Repository:
         return bank
 
     def _follow(self, store: Store) -> None:
-        """Bring the bank to what the store holds, whenever that changes, and at once when this is called."""
+        """Bring the bank to what the store holds, whenever that changes, and at once when this is called; and tidy it
+        while that does not."""
         version = -1
+        tidying: Future[None] | None = None
         while not self._stop.is_set():
             now = store.version()
             if now != version:
                 version = now
                 self._bring(store)
+            elif tidying is None or tidying.done():
+                tidying = self._scheduler.encode(self._tidy, "files")
             self._wake.wait(LOOK)
             self._wake.clear()
+
+    def _tidy(self, _: Callable[[], None]) -> None:
+        if self._live is not None:
+            self._live.banks.bank.tidy()
 
     def _bring(self, store: Store) -> None:
         from codemem.memory.snapshot import differences
