@@ -17,10 +17,10 @@ from codemem.completion.engine import Engine
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt
 from codemem.completion.request import Request
-from codemem.completion.scripted import scripted_model
+from codemem.completion.scripted import ScriptedDecoder, scripted_model
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.llama import LlamaDecoder
+from codemem.models.llama import LlamaDecoder, _Seen, _Share
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.packed import GROUP, MOST_ROWS, Matrix, pack
 from codemem.models.shape import shape_of
@@ -191,6 +191,52 @@ def test_a_position_is_the_same_alone_and_with_others(kind, remembered):
     assert (decoder.read(text[start : start + 8], 8) - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    start=st.integers(0, 1500),
+    count=st.integers(1, MOST_ROWS),
+    heads=st.sampled_from([(3, 3, 64), (2, 7, 64), (4, 1, 128), (1, 8, 32)]),
+    seed=st.integers(0, 2**20),
+)
+def test_attention_of_a_few_positions_each_by_itself(start, count, heads, seed):
+    """Against float64, and bit by bit the same alone."""
+    kv_heads, group, d = heads
+    share = _Share.of(kv_heads)
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(count, kv_heads * group, d, generator=generator).bfloat16() * 2
+    keys, values = torch.zeros(2, share.heads, start + count + 200, d).bfloat16()
+    for held in (keys, values):
+        held[:kv_heads] = torch.randn(kv_heads, start + count + 200, d, generator=generator)
+    found, mass = _Seen(start, count, values, kv_heads, share).attend_with_mass(query, keys, values)
+    assert torch.equal(found, _Seen(start, count, values, kv_heads, share).attend(query, keys, values))
+    for position in range(count):
+        seen = _Seen(start + position, 1, values, kv_heads, share)
+        alone, alone_mass = seen.attend_with_mass(query[position, None], keys, values)
+        assert torch.equal(alone[0], found[position]) and torch.equal(alone_mass[0], mass[position])
+        visible = slice(start + position + 1)
+        per_group = query[position].view(kv_heads, group, d).double()
+        scores = per_group @ keys[:kv_heads, visible].double().transpose(1, 2) * d**-0.5
+        expected = (scores.softmax(dim=-1) @ values[:kv_heads, visible].double()).flatten(0, 1)
+        torch.testing.assert_close(found[position].double(), expected, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(mass[position].double(), scores.logsumexp(dim=-1).flatten(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "threads", "share"),
+    [(3, 2, (2, 4)), (3, 1, (1, 3)), (3, 16, (3, 3)), (8, 6, (4, 8)), (2, 2, (2, 2)), (5, 4, (3, 6))],
+)
+def test_every_thread_has_as_many_heads(kv_heads, threads, share):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert _Share.of(kv_heads) == share
+        with _Share(*share).alone():
+            assert torch.get_num_threads() == share[0]
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 # Drafts.
 
 
@@ -231,6 +277,46 @@ def test_what_was_written_before_is_a_draft_and_saves_passes():
         steps = list(islice(decode(model, decoder, vocabulary, prompt, drafts=7, clock=clock), 120))
     assert b"".join(step.text for step in steps).decode() == SOURCE[40:160]
     assert clock.accepted > 60 and clock.passes < 60
+
+
+@pytest.mark.parametrize("written", [SOURCE[40:], SOURCE[40:90] + "not so", "other", ""])
+def test_what_was_about_to_be_written_is_a_draft_and_changes_nothing(written):
+    model = scripted_model(SOURCE)
+    vocabulary, clock = Vocabulary(model.tokenizer), Clock()
+    prompt = Prompt(model.tokenizer("# a.py\n" + SOURCE[:39]).input_ids, SOURCE[39:40].encode(), 1, 0)
+    decoder = model.decoder()
+    decoder.together = 8
+    steps = decode(
+        model, decoder, vocabulary, prompt, drafts=7, clock=clock, written=(SOURCE[39:40] + written).encode()
+    )
+    assert b"".join(step.text for step in islice(steps, 40)).decode() == SOURCE[40:79]
+    right = len(written) if SOURCE[40:].startswith(written) else 50 if written.startswith(SOURCE[40:90]) else 0
+    assert clock.accepted >= min(right, 30)
+    assert clock.passes <= 40 - clock.accepted
+
+
+def test_typing_on_goes_on_where_the_completion_before_was_given_up(monkeypatch):
+    model, passes, shown = scripted_model(SOURCE), [], []
+    decoder, read = type(model).decoder, ScriptedDecoder.read
+
+    def drafting(model):
+        made = decoder(model)
+        made.together = 8
+        return made
+
+    monkeypatch.setattr(type(model), "decoder", drafting)
+    monkeypatch.setattr(ScriptedDecoder, "read", lambda *args: passes.append(1) or read(*args))
+    engine, start = Engine(model, "scripted"), SOURCE.index("return") + 7
+    asked = Request("a.py", SOURCE[:start], start)
+    given_up = engine.complete(asked, cancelled=lambda: len(shown) > 18, show=shown.append)
+    assert (given_up.text, given_up.reason) == ("", "cancelled")
+    typed = Request("a.py", SOURCE[: start + 1], start + 1)
+    passes.clear()
+    assert engine.complete(typed).text == "idth * height * 0"
+    few = len(passes)
+    passes.clear()
+    assert Engine(model, "scripted").complete(typed).text == "idth * height * 0"
+    assert few < len(passes) / 2
 
 
 # What was read stays in the cache.

@@ -51,20 +51,22 @@ def decode(
     clock: Clock | None = None,
     drafts: int = 0,
     line: bool = False,
+    written: bytes = b"",
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Generator[Step]:
     """Generate without end, except at a special token, and when `goes_on`, asked before every forward pass, says no.
 
     decoder: holds the first tokens of the prompt, or none; temperature 0 takes the most likely token, else tokens are
     drawn with the seed given. While the healed text is not spelled again, only tokens that can spell it are taken.
-    drafts: tokens that are proposed and verified at a time, at most; what is generated does not depend on it. line:
-    whether drafts end with their line.
+    drafts: tokens that are proposed and verified at a time, at most; what is generated does not depend on it, nor on
+    what they are made of. line: whether drafts end with their line; written: what may come, for them, healed text
+    included.
     """
     clock = clock or Clock()
     generator = torch.Generator().manual_seed(seed)
     healed = prompt.healed
     most = min(drafts, decoder.together - 1) if temperature == 0 else 0
-    draft = Draft(prompt.ids, most, vocabulary, line=line)
+    draft = Draft(prompt.ids, most, vocabulary, line=line, written=written)
     start = time.perf_counter()
     for chunk in _chunks(len(decoder.tokens), len(prompt.ids), model.reading.last):
         if not goes_on():
@@ -93,7 +95,11 @@ def decode(
                 break
             draft.note(token)
         start = time.perf_counter()
-        proposed = draft.after(token, model.bank, model.reading) if most > 0 and not healed else []
+        if most > 0 and not healed:
+            proposed = draft.after(token, model.bank, model.reading)
+        else:
+            draft.note(token)
+            proposed = []
         logits = decoder.read([token, *proposed], len(proposed) + 1)
         clock.decode += time.perf_counter() - start
         clock.passes, clock.drafted = clock.passes + 1, clock.drafted + len(proposed)

@@ -28,6 +28,22 @@ STILL_RIGHT = 0.5
 
 
 @dataclass(frozen=True)
+class _Written:
+    """What was generated last, whole or not, and the text that it came behind."""
+
+    path: str = ""
+    before: str = ""
+    text: str = ""
+
+    def ahead(self, path: str, before: str) -> str:
+        """What of it is still to come where its document was typed on in its sense; else nothing."""
+        if path != self.path or not before.startswith(self.before):
+            return ""
+        typed = before[len(self.before) :]
+        return self.text[len(typed) :] if self.text.startswith(typed) else ""
+
+
+@dataclass(frozen=True)
 class _Recalled:
     """What stood in the last prompt of a document, and the version of the memory that it is from."""
 
@@ -54,6 +70,7 @@ class Engine:
         self.infill = infill_of(model.tokenizer)
         self._cache = PrefixCache(model)
         self._recalled: _Recalled | None = None
+        self._written = _Written()
         self._built: tuple[object, Prompt] | None = None  # what the last prompt was made of, and that prompt
 
     def window(self, request: Request) -> int:
@@ -106,6 +123,8 @@ class Engine:
         around, unit = Around(request.path, request.text, request.offset, piece), piece.unit
         ending = Ending(piece, around.line_after)
         most = request.max_tokens or MAX_TOKENS[unit]
+        before = request.text[: request.offset]
+        ahead = self._written.ahead(request.path, before)
         text, bank = "", self.model.bank
         hidden_from = 1 if request.changed else prompt.first_line
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
@@ -125,6 +144,7 @@ class Engine:
                 clock=clock,
                 drafts=self.drafts,
                 line=unit == "line",
+                written=prompt.healed + ahead.encode(),
                 goes_on=goes_on,
             )
             chosen: list[int] = []
@@ -140,6 +160,7 @@ class Engine:
                         reason = "length"
                         break
                     show(text)
+            self._written = _Written(request.path, before, ahead if ahead.startswith(text) else text)
             if reason in ("deadline", "cancelled"):
                 text = text[: text.rfind("\n") + 1] if reason == "deadline" else ""
             if reason == "length" and (whole := text[: text.rfind("\n") + 1]).strip():

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from functools import cached_property
 from itertools import islice, takewhile
 
-from codemem.models.tokenizer import Tokenizer
+from codemem.models.tokenizer import Tokenizer, spell
 
 # <|file_sep|>, and DeepSeek's spelling of the same with a full-width bar.
 _MARK = re.compile(r"<[|\uff5c].+[|\uff5c]>")
@@ -52,6 +52,10 @@ class Vocabulary:
             else:
                 result[number] = (token if spelled else token.replace("\u2581", " ")).encode()
         return result
+
+    def spell(self, text: bytes) -> list[int]:
+        """The tokens of a text, without the last characters of which not all bytes are there."""
+        return spell(self._tokenizer, text.decode("utf-8", errors="ignore")).ids
 
     @cached_property
     def _sorted(self) -> list[int]:

@@ -9,14 +9,15 @@ A position's result does not depend on how many others are computed with it, bit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, linear, pad, scaled_dot_product_attention, silu
 
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.rotary import Rotary
@@ -112,8 +113,9 @@ class LlamaDecoder:
         self.tokens: list[int] = []
         self.together = MOST_ROWS if weights.packed else 1
         head = weights.head
+        self._share = _Share.of(weights.kv_heads) if weights.packed else None
         # [layers, key/value heads, positions, d]
-        shape = len(weights.layers), weights.kv_heads, 0, weights.d
+        shape = len(weights.layers), self._share.heads if self._share else weights.kv_heads, 0, weights.d
         self._keys, self._values = head.new_zeros(shape), head.new_zeros(shape)
         self._cos = self._sin = head
 
@@ -143,7 +145,7 @@ class LlamaDecoder:
         step = torch.tensor(ids, device=weights.head.device)
         x = embedding(step, weights.embedding)
         cos, sin = self._cos[start:end], self._sin[start:end]
-        seen = _Seen(start, count, x)
+        seen = _Seen(start, count, x, kv_heads, self._share)
         rows = reading.rows(count) if reading.attention and len(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
             qkv = layer.qkv(layer.norm(x)).view(count, heads + 2 * kv_heads, d)
@@ -151,8 +153,8 @@ class LlamaDecoder:
             if layer.query_norm is not None and layer.key_norm is not None:
                 pair = torch.cat((layer.query_norm(pair[:, :heads]), layer.key_norm(pair[:, heads:])), dim=1)
             turned = _turned(pair, cos, sin)
-            self._keys[number, :, start:end] = turned[:, heads:].transpose(0, 1)
-            self._values[number, :, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
+            self._keys[number, :kv_heads, start:end] = turned[:, heads:].transpose(0, 1)
+            self._values[number, :kv_heads, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
             keys, values = self._keys[number], self._values[number]
             memory = layers.get(number) if rows else None
             if memory is None:
@@ -179,52 +181,106 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, swapped, sin)
 
 
-class _Seen:
-    """What positions start to start + count - 1 attend to: themselves and all before them."""
+class _Share(NamedTuple):
+    """How threads share the key/value heads, so that each head is always computed by the same one.
 
-    def __init__(self, start: int, count: int, like: Tensor) -> None:
-        self.start, self.count, end = start, count, start + count
-        self.few = count <= MOST_ROWS
-        self.length = -(-end // BLOCK) * BLOCK if self.few else end
+    What fused attention adds up has another order in another thread, where its own part of the memory begins elsewhere:
+    one number in 65,536 then is rounded to another bf16 number.
+
+    threads: how many compute; heads: so many in all, empty ones behind the others, that each thread has as many.
+    """
+
+    threads: int
+    heads: int
+
+    @classmethod
+    def of(cls, kv_heads: int) -> _Share:
+        each = -(-kv_heads // min(torch.get_num_threads(), kv_heads))
+        threads = -(-kv_heads // each)
+        return cls(threads, threads * each)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within this context no other threads compute."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class _Seen:
+    """What positions start to start + count - 1 attend to: themselves and all before them. share: given where a few
+    must not change what is computed for each other."""
+
+    def __init__(self, start: int, count: int, like: Tensor, kv_heads: int, share: _Share | None) -> None:
+        self.count, self.kv_heads, end = count, kv_heads, start + count
+        self.share = share if count <= MOST_ROWS else None
+        self.length = -(-end // BLOCK) * BLOCK if self.share else end
         self.mask: Tensor | None = None
-        if self.few or start:
+        if self.share or (start and count > 1):
             mask = torch.full((count, self.length), float("-inf"), dtype=like.dtype, device=like.device)
             self.mask = mask.triu(start + 1)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query: [count, heads, d]; keys, values: [kv_heads, positions, d]. Returns [count, heads, d]."""
-        query, keys, values, mask = self._shaped(query, keys, values)
-        out = scaled_dot_product_attention(query, keys, values, attn_mask=mask, is_causal=mask is None)
-        return self._restored(out)
+        """query: [count, heads, d]; keys, values: [kv_heads, positions, d], with empty heads behind them. Returns
+        [count, heads, d]."""
+        if self.share:
+            return self._each(query, keys, values)[0]
+        shaped = self._shaped(query, keys, values)
+        causal = self.mask is None and self.count > 1
+        return self._restored(scaled_dot_product_attention(*shaped, attn_mask=self.mask, is_causal=causal))
 
     def attend_with_mass(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the logarithm of the sum of the exponentials of the scores, [count, heads] float32."""
-        query, keys, values, mask = self._shaped(query, keys, values)
+        if self.share:
+            return self._each(query, keys, values)
+        query, keys, values = self._shaped(query, keys, values)
+        causal = self.mask is None and self.count > 1
         if query.device.type == "cpu":
-            out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, keys, values, is_causal=mask is None, attn_mask=mask
-            )
+            out, mass = _fused(query, keys, values, self.mask, causal)
         else:
             scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-            if mask is None:
-                mask = torch.full_like(scores[0, 0], float("-inf")).triu(1)
-            scores = scores + mask
+            if causal:
+                scores = scores + torch.full_like(scores[0, 0], float("-inf")).triu(1)
+            elif self.mask is not None:
+                scores = scores + self.mask
             mass = scores.logsumexp(dim=-1)
             out = scores.softmax(dim=-1).to(values.dtype) @ values
         return self._restored(out), self._restored(mass.float().unsqueeze(-1)).squeeze(-1)
 
-    def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """For a few positions each is a batch of its own, [count, kv_heads, group, d], so that none changes what is
-        computed for another; for many the query heads of a group are, [kv_heads, group, count, d]."""
-        kv_heads, _, d = keys.shape
-        keys, values = keys[:, : self.length], values[:, : self.length]
-        query = query.reshape(len(query), kv_heads, -1, d)
-        if self.few:
-            size = self.count, kv_heads, self.length, d
-            mask = None if self.mask is None else self.mask[:, None, None]
-            return query, keys[None].expand(size), values[None].expand(size), mask
-        size = kv_heads, query.shape[2], self.length, d
-        return query.permute(1, 2, 0, 3), keys[:, None].expand(size), values[:, None].expand(size), self.mask
+    def _each(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, each position by itself: in place of positions there are the query heads of a group."""
+        assert self.share is not None and self.mask is not None
+        held, _, d = keys.shape
+        size = held, self.count, self.length, d
+        keys, values = (x[:, None, : self.length].expand(size) for x in (keys, values))
+        grouped = query.view(self.count, self.kv_heads, -1, d).transpose(0, 1)
+        asked = pad(grouped, (0, 0, 0, 0, 0, 0, 0, held - self.kv_heads))
+        with self.share.alone():
+            out, mass = _fused(asked, keys, values, self.mask[None, :, None], False)
+        out, mass = (x[: self.kv_heads].transpose(0, 1) for x in (out, mass))
+        return out.flatten(1, 2), mass.flatten(1)
+
+    def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Many positions [kv_heads, group, count, d]; of one there are the query heads of a group in their place, [1,
+        kv_heads, group, d]."""
+        d = query.shape[-1]
+        keys, values = (x[: self.kv_heads, : self.length] for x in (keys, values))
+        query = query.reshape(self.count, self.kv_heads, -1, d)
+        if self.count == 1:
+            return query, keys[None], values[None]
+        size = self.kv_heads, query.shape[2], self.length, d
+        return query.permute(1, 2, 0, 3), keys[:, None].expand(size), values[:, None].expand(size)
 
     def _restored(self, out: Tensor) -> Tensor:
-        return out.flatten(1, 2) if self.few else out.permute(2, 0, 1, 3).flatten(1, 2)
+        return out.flatten(1, 2) if self.count == 1 else out.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _fused(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """PyTorch's attention on the CPU, and the logarithm of the sum of the exponentials of its scores."""
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, keys, values, is_causal=causal, attn_mask=mask
+    )
+    return found
