@@ -71,8 +71,7 @@ def _votes(bank: Memory, states: Tensor) -> dict[tuple[str, int], float]:
     later = (torch.arange(len(rows), device=rows.device) + 1) / len(rows)
     weights = torch.exp(SHARPNESS * (similarity - 1)) * later.unsqueeze(-1)
     windows: dict[tuple[str, int], float] = defaultdict(float)
-    for row, weight in zip(rows.flatten().tolist(), weights.flatten().tolist(), strict=True):
-        if row >= 0:
-            place = bank.place(row)
-            windows[place.path, (place.line - 1) // WINDOW_LINES * WINDOW_LINES + 1] += weight
+    found = rows >= 0
+    for (path, line), weight in zip(bank.lines(rows[found].tolist()), weights[found].tolist(), strict=True):
+        windows[path, (line - 1) // WINDOW_LINES * WINDOW_LINES + 1] += weight
     return windows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -52,6 +51,7 @@ class Memory(Protocol):
     def following(self, rows: Tensor) -> Tensor: ...
     def continuation(self, row: int, most: int) -> list[int]: ...
     def place(self, row: int) -> Place: ...
+    def lines(self, rows: Sequence[int]) -> list[tuple[str, int]]: ...
     def note(self, rows: Tensor, weights: Tensor) -> None: ...
     def hiding(self, path: str, from_line: int = 1) -> AbstractContextManager[None]: ...
     def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]: ...
@@ -183,7 +183,16 @@ class Banks:
         """As `Bank.place`."""
         prefix, bank = self._parts[row // STRIDE]
         place = bank.place(row % STRIDE)
-        return replace(place, path=prefix + place.path)
+        return place._replace(path=prefix + place.path)
+
+    def lines(self, rows: Sequence[int]) -> list[tuple[str, int]]:
+        """As `Bank.lines`."""
+        found: dict[int, tuple[str, int]] = {}
+        for number, (prefix, bank) in enumerate(self._parts):
+            if mine := [row for row in rows if row // STRIDE == number]:
+                lines = bank.lines([row % STRIDE for row in mine])
+                found.update(zip(mine, ((prefix + path, line) for path, line in lines), strict=True))
+        return [found[row] for row in rows]
 
     def note(self, rows: Tensor, weights: Tensor) -> None:
         """As `Bank.note`."""

@@ -4,6 +4,7 @@ the final hidden state."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -37,8 +38,7 @@ class Entries:
         return len(self.tokens)
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where an entry comes from. line, column: 1-based; symbol: the innermost definition around it, or None."""
 
     path: str

@@ -12,6 +12,7 @@ from torch import Tensor
 from codemem.memory.banks import Memory
 
 Trace = Sequence[tuple[Tensor, Tensor]]
+MOST = 100
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Source:
 
 
 def sources(bank: Memory, attention: Trace, tokens: Trace = (), chosen: Sequence[int] = ()) -> list[Source]:
-    """The lines read, heaviest first.
+    """The lines read, heaviest first, MOST of them at most: of thousands, each with some of the weight.
 
     attention: of every memory layer at every position the bank rows [heads, k] int64, -1 for none, and their attention
     weights [heads, k]; tokens: of the token memory at every position rows [1, k] and their shares of the distribution
@@ -52,16 +53,18 @@ def sources(bank: Memory, attention: Trace, tokens: Trace = (), chosen: Sequence
     mass = torch.zeros(len(entries), dtype=torch.float64).index_add_(0, inverse, torch.cat(weights))
     mass[entries < 0] = 0
     total = float(mass.sum())
-    lines: dict[tuple[str, int, str | None], float] = defaultdict(float)
-    heaviest: dict[tuple[str, int, str | None], tuple[float, int]] = {}
-    for row, weight in zip(entries.tolist(), mass.tolist(), strict=True):
-        if weight > 0:
-            place = bank.place(row)
-            line = place.path, place.line, place.symbol
-            lines[line] += weight / total
-            heaviest[line] = max(heaviest.get(line, (0.0, 0)), (weight, place.column))
-    ranked = sorted(lines.items(), key=lambda item: (-item[1], item[0][:2]))
-    return [Source(*line, weight, heaviest[line][1]) for line, weight in ranked]
+    lines: dict[tuple[str, int], float] = defaultdict(float)
+    heaviest: dict[tuple[str, int], tuple[float, int]] = {}
+    read = mass > 0
+    rows_read = entries[read].tolist()
+    for row, line, weight in zip(rows_read, bank.lines(rows_read), mass[read].tolist(), strict=True):
+        lines[line] += weight / total
+        heaviest[line] = max(heaviest.get(line, (0.0, 0)), (weight, row))
+    ranked = sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:MOST]
+    places = [bank.place(heaviest[line][1]) for line, _ in ranked]
+    return [
+        Source(*line, place.symbol, weight, place.column) for (line, weight), place in zip(ranked, places, strict=True)
+    ]
 
 
 def memory_share(trace: Trace) -> float:
