@@ -122,8 +122,8 @@ def started(model: str | None) -> subprocess.Popen[bytes]:
     return process
 
 
-def ready(editor: Editor) -> None:
-    while editor.ask("codemem/status", {})["state"] != "ready":
+def ready(client: Client) -> None:
+    while client.ask("codemem/status", {})["state"] != "ready":
         time.sleep(0.05)
 
 

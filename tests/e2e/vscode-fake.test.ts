@@ -141,11 +141,11 @@ test("why this suggestion opens the line that was read", async () => {
   await workbench.type("area = ");
   await untilGhost(line);
   await workbench.run("codemem: Why This Suggestion");
-  const expected = "7.0 %  report.py:7|3.0 %  shapes.py:1-9";
+  const expected = "7.0 %  report.py:7|carpet = rectangle_area(width, height)|3.0 %  shapes.py:1-9";
   await until(async () => (await workbench.rows()).join("|") === expected, expected, 30_000, () => workbench.rows());
   await workbench.page.keyboard.press("Enter");
   await workbench.untilPlace("report.py", "Ln 7, Col 14");
-  await workbench.run("View: Close Editor");
+  await workbench.front("floor.py");
 });
 
 test("off stops the server, on starts it", async () => {

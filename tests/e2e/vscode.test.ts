@@ -44,7 +44,7 @@ test("why this suggestion opens a line that memory read", async () => {
 });
 
 test("ghost text comes by itself while typing", async () => {
-  await workbench.run("View: Close Editor");
+  await workbench.front("floor.py");
   await workbench.toTheEnd();
   await workbench.type("\n");
   await completesOnTab(workbench, file, "ceiling = rect");

@@ -112,6 +112,12 @@ export class Workbench {
     await this.page.keyboard.press("Control+End");
   }
 
+  /** Brings an open file to the front. */
+  async front(file: string): Promise<void> {
+    await this.page.locator(`.tab[data-resource-name="${file}"]`).click();
+    await this.untilPlace(file, "Ln ");
+  }
+
   /** Types as a person does, so that the editor closes brackets and asks for completions. */
   async type(text: string): Promise<void> {
     await this.page.keyboard.type(text, { delay: 25 });
