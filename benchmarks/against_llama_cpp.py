@@ -61,6 +61,7 @@ def compare(engines: dict[str, Engine], peer: Peer, cursors: list[Place]) -> dic
         for step, offset in (("first", place.offset), ("typed_on", place.offset + 1)):
             for arm, ways in OURS.items():
                 request = Request(place.path, place.text, offset, max_tokens=MAX_TOKENS["line"], **ways)
+                engines[arm].forget()  # what was read stays, as in llama.cpp, and not what was written
                 start = time.perf_counter()
                 done = engines[arm].complete(request)
                 seen[arm].setdefault(step, []).append(1000 * (time.perf_counter() - start))

@@ -4,8 +4,8 @@
 
 The file is not in memory: it leaves the package before it is typed from its first line on, five keys a second. A key
 that starts a line brings its indentation, as editors do. Between the keys happens what the VS Code extension does: a
-pause after each key, then a request; the next key gives up a request that is not answered yet; ghost text stays while
-what it says is typed. A suggestion that was in view for a moment and is what the file has next is accepted, the whole
+pause after each key, then a request; an answer that comes after the next key is not shown; ghost text stays while what
+it says is typed. A suggestion that was in view for a moment and is what the file has next is accepted, the whole
 or its first line.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import statistics
 import tempfile
 import threading
@@ -70,7 +71,13 @@ class Keyboard(Client):
         self._answers: dict[int, tuple[float, str]] = {}
         item = {"uri": self.uri, "languageId": "python", "version": 1, "text": ""}
         self.tell("textDocument/didOpen", {"textDocument": item})
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)  # the stream may not be closed while somebody reads
+        self._listener.join()
+        super().__exit__()
 
     def type_for(self, truth: str, seconds: float) -> None:
         """Type a text from its start for so many seconds, or to its end."""
@@ -99,9 +106,7 @@ class Keyboard(Client):
         return ""
 
     def _insert(self, new: str) -> None:
-        if self._outstanding is not None:
-            self.tell("$/cancelRequest", {"id": self._outstanding})
-            self._outstanding = None
+        self._outstanding = None  # not cancelled: who types on asks again
         place = self._place()
         self.version += 1
         self.text += new
@@ -148,7 +153,7 @@ class Keyboard(Client):
                 if "id" in message and "method" not in message:
                     items = (message.get("result") or {}).get("items") or []
                     self._answers[message["id"]] = time.perf_counter(), items[0]["insertText"] if items else ""
-        except (OSError, ValueError):
+        except OSError:
             return
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from codemem.completion.engine import Engine
-from codemem.completion.request import Request
+from codemem.completion.request import Request, Underway, typed_on
 from codemem.completion.scheduler import Closed, Job, Scheduler
 from codemem.completion.scripted import scripted_model
 from codemem.texts import Text
@@ -30,6 +30,16 @@ class Asking(Scheduler):
             return self.engine.complete(request, cancelled=cancelled, show=show)
 
         return self.submit(request.path, work, client=client)
+
+    def ask_typing(self, request: Request, show=lambda _: None) -> Job:
+        """As the daemon asks for an editor."""
+        underway = Underway(request)
+
+        def work(cancelled):
+            shown = lambda text: (underway.show(text), show(text))  # noqa: E731
+            return self.engine.complete(request, cancelled=cancelled, show=shown)
+
+        return self.submit(request.path, work, underway=underway)
 
 
 @pytest.fixture
@@ -106,6 +116,48 @@ def test_the_newest_request_also_cancels_the_one_that_runs(scheduler):
     go.set()
     assert first.future.result(10).reason == "cancelled"
     assert second.future.result(10).text == TEXT[10:].rstrip()
+
+
+@pytest.mark.parametrize(("typed", "goes_on"), [("f", True), ("first + s", True), ("other", False), ("firm", False)])
+@pytest.mark.parametrize("shown", ["f", "first"])
+def test_what_leads_to_the_newest_request_goes_on(scheduler, typed, goes_on, shown):
+    """What was typed is compared with what is written, as far as both go, until the newest request has its answer."""
+    running, go = threading.Event(), threading.Event()
+    before, after = asked(), Request("a.py", TEXT[:8] + typed, 8 + len(typed))
+
+    def hold(text: str) -> None:
+        if text.startswith(shown):
+            running.set()
+            go.wait(10)
+
+    first = scheduler.ask_typing(before, hold)
+    assert running.wait(10)
+    second = scheduler.ask_typing(after)
+    go.set()
+    assert first.future.result(10).reason == ("line" if goes_on else "cancelled")
+    answer = second.future.result(10)
+    if goes_on:
+        assert answer.text == TEXT[8 + len(typed) :].rstrip()
+        assert answer.ms["total"] == 0.0, "nothing was computed for it"
+
+
+def test_it_stops_when_the_newer_request_is_cancelled(scheduler):
+    running, go = threading.Event(), threading.Event()
+    first = scheduler.ask_typing(asked(), lambda _: (running.set(), go.wait(10)))
+    assert running.wait(10)
+    scheduler.ask_typing(asked(end=9)).cancel()
+    go.set()
+    assert first.future.result(10).reason == "cancelled"
+
+
+def test_what_was_typed_between_two_requests():
+    before = Request("a.py", "x = fo\ny", 6)
+    assert typed_on(before, before) == ""
+    assert typed_on(before, Request("a.py", "x = foo(\ny", 8)) == "o("
+    assert typed_on(before, Request("b.py", "x = foo(\ny", 8)) is None
+    assert typed_on(before, Request("a.py", "x = foo()\ny", 8)) is None, "something came behind the cursor"
+    assert typed_on(before, Request("a.py", "x = f\ny", 5)) is None
+    assert typed_on(before, Request("a.py", "z = foo\ny", 7)) is None
 
 
 @pytest.mark.parametrize("running", [False, True])

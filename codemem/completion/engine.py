@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codemem.completion.decode import Clock, Step, decode
 from codemem.completion.filters import refine
@@ -16,7 +16,7 @@ from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
 from codemem.completion.recall import POSITIONS, recall
-from codemem.completion.request import Completion, MemoryUse, Request
+from codemem.completion.request import Completion, MemoryUse, Request, typed_on
 from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import Ending
 from codemem.completion.vocabulary import Vocabulary
@@ -41,6 +41,26 @@ class _Written:
             return ""
         typed = before[len(self.before) :]
         return self.text[len(typed) :] if self.text.startswith(typed) else ""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The last answer, and to what it was given. made_of: the memory and its version, and whether it was read."""
+
+    request: Request
+    made_of: object
+    completion: Completion
+
+    def rest(self, request: Request, made_of: object) -> str:
+        """What of it is left where it was typed on; nothing where something else changed."""
+        typed = typed_on(self.request, request)
+        alike = replace(
+            self.request, text=request.text, offset=request.offset, deadline=request.deadline, changed=request.changed
+        )
+        text = self.completion.text
+        if typed is None or alike != request or made_of != self.made_of or not text.startswith(typed):
+            return ""
+        return text[len(typed) :]
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,7 @@ class Engine:
         self._cache = PrefixCache(model)
         self._recalled: _Recalled | None = None
         self._written = _Written()
+        self._answered: _Answered | None = None
         self._built: tuple[object, Prompt] | None = None  # what the last prompt was made of, and that prompt
 
     def window(self, request: Request) -> int:
@@ -93,6 +114,10 @@ class Engine:
             if new := ids[len(decoder.tokens) : -POSITIONS]:
                 decoder.states(new)
 
+    def forget(self) -> None:
+        """Forget what was written last; what was read stays."""
+        self._written, self._answered = _Written(), None
+
     def complete(
         self,
         request: Request,
@@ -106,8 +131,22 @@ class Engine:
         cancelled: asked before every forward pass; show: gets the text whenever there is more of it.
 
         Of the document's own entries only those before the prompt's window are read, and none if it has changed since
-        it was memorised: what the window shows, and what stands after it, must not come back from memory.
+        it was memorised: what the window shows, and what stands after it, must not come back from memory. Where the
+        last answer was typed on, the rest of it is the answer.
         """
+        made_of = self.model.bank, self.model.bank.version, memory
+        if self._answered is not None and (rest := self._answered.rest(request, made_of)).strip():
+            given = self._answered.completion
+            show(rest)
+            return replace(given, text=rest, ms=dict.fromkeys(given.ms, 0.0))
+        completion = self._completed(request, memory, cancelled, show)
+        if completion.reason not in ("deadline", "cancelled"):
+            self._answered = _Answered(request, made_of, completion)
+        return completion
+
+    def _completed(
+        self, request: Request, memory: bool, cancelled: Callable[[], bool], show: Callable[[str], None]
+    ) -> Completion:
         begin, clock, reason = time.perf_counter(), Clock(), "end of text"
 
         def goes_on() -> bool:

@@ -68,3 +68,26 @@ class Completion:
     tokens: int
     ms: dict[str, float]
     provenance: list[Source] = field(default_factory=list)
+
+
+def typed_on(before: Request, now: Request) -> str | None:
+    """What was typed at the cursor of one request to come to a later one; None where something else changed."""
+    typed = now.text[before.offset : now.offset]
+    whole = before.text[: before.offset] + typed + before.text[before.offset :]
+    return typed if before.path == now.path and before.offset <= now.offset and now.text == whole else None
+
+
+class Underway:
+    """A completion that is being computed. text: what is written so far."""
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.text = request, ""
+
+    def show(self, text: str) -> None:
+        """Note that there is more."""
+        self.text = text
+
+    def leads_to(self, newer: Request) -> bool:
+        """Whether, as far as it is known, it writes what was typed to come to a newer request."""
+        typed = typed_on(self.request, newer)
+        return typed is not None and (typed.startswith(self.text) or self.text.startswith(typed))

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Literal, TypeVar
 
-from codemem.completion.request import Completion
+from codemem.completion.request import Completion, Underway
 from codemem.errors import CodememError
 
 _Result = TypeVar("_Result")
@@ -35,20 +35,31 @@ class Closed(CodememError):
 
 
 class Job:
-    """A completion that waits or runs. work: what computes it; future: the completion; of one that was cancelled an
-    empty one with that reason."""
+    """A completion that waits or runs. work: what computes it; underway: what that is, if it is known; future: the
+    completion; of one that was cancelled an empty one with that reason."""
 
-    def __init__(self, path: str, work: Callable[[Cancelled], Completion]) -> None:
-        self.path, self.work = path, work
+    def __init__(self, path: str, work: Callable[[Cancelled], Completion], underway: Underway | None = None) -> None:
+        self.path, self.work, self.underway = path, work, underway
         self.future: Future[Completion] = Future()
         self._cancelled = threading.Event()
+        self._newer: Job | None = None
 
     def cancel(self) -> None:
         """Take no further step for it. Nothing where it is done."""
         self._cancelled.set()
 
+    def overtake(self, newer: Job) -> None:
+        """Take a further step only while that leads to what a newer job asks for, which then has it at once."""
+        self._newer = newer
+
     def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        newer = self._newer
+        return self._cancelled.is_set() or (newer is not None and not self._leads_to(newer))
+
+    def _leads_to(self, newer: Job) -> bool:
+        if self.underway is None or newer.underway is None or newer.cancelled():
+            return False
+        return self.underway.leads_to(newer.underway.request)
 
 
 class Scheduler:
@@ -56,7 +67,8 @@ class Scheduler:
     model is called in answers.
 
     Clients take turns; a client's documents wait in the order in which they first asked. A request for a document
-    cancels the one before it, also where that is running.
+    cancels the one before it, also where that is running, but for one that is on the way to the same: who types what is
+    being written would else never see it.
     """
 
     def __init__(self, name: str) -> None:
@@ -70,10 +82,17 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
-    def submit(self, path: str, work: Callable[[Cancelled], Completion], *, client: str = "") -> Job:
+    def submit(
+        self,
+        path: str,
+        work: Callable[[Cancelled], Completion],
+        *,
+        client: str = "",
+        underway: Underway | None = None,
+    ) -> Job:
         """Ask for a completion in a document. work: called in the scheduler's thread with what `Engine.complete` takes
-        as `cancelled`."""
-        job = Job(path, work)
+        as `cancelled`; underway: told by it what is written."""
+        job = Job(path, work, underway)
         with self._changed:
             if self._closed:
                 self._drop(job)
@@ -82,7 +101,7 @@ class Scheduler:
             before = waiting.get(path)
             waiting[path] = job  # in the place of the one before, if there is one
             if self._running and (self._running[0], self._running[1].path) == (client, path):
-                self._running[1].cancel()
+                self._running[1].overtake(job)
             self._changed.notify()
         if before is not None:
             self._drop(before)

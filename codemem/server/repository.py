@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from codemem.completion.request import Underway
 from codemem.completion.scheduler import Cancelled, Closed, Job, Scheduler
 from codemem.errors import CodememError
 from codemem.memory.manifest import Busy, Record
@@ -115,13 +116,16 @@ class Repository:
         """Complete in a document that an editor has open, of which memory may read what is above the window where that
         has not changed since it did. Raises CodememError while memory is being loaded."""
 
+        underway = Underway(request)
+
         def work(cancelled: Cancelled, live: _Live) -> Completion:
             known = self._read.get(request.path)
             start = live.engine.window(request)
             changed = known is None or known[:start] != request.text[:start]
-            return live.engine.complete(replace(request, changed=changed), cancelled=cancelled)
+            now = replace(request, changed=changed)
+            return live.engine.complete(now, cancelled=cancelled, show=underway.show)
 
-        return self._submit(request.path, work, client)
+        return self._submit(request.path, work, client, underway)
 
     def complete_saved(self, request: Request, content_hash: str, memory: bool, client: str) -> Job:
         """Complete in a document as it is on disk, as `codemem complete` does by itself; what an editor has typed in it
@@ -157,7 +161,13 @@ class Repository:
         found = [excerpt(model, path, line, line, 0.0) if path in known else None for path, line in places]
         return [snippet.text if snippet else "" for snippet in found]
 
-    def _submit(self, path: str, work: Callable[[Cancelled, _Live], Completion], client: str) -> Job:
+    def _submit(
+        self,
+        path: str,
+        work: Callable[[Cancelled, _Live], Completion],
+        client: str,
+        underway: Underway | None = None,
+    ) -> Job:
         if self._live is None:
             raise CodememError(
                 self.status.message or f"the memory of {self.root} is being loaded", self.status.hint or "wait a moment"
@@ -169,7 +179,7 @@ class Repository:
             self._give(self._live)
             return work(cancelled, self._live)
 
-        return self._scheduler.submit(path, run, client=f"{client} {self.root}")
+        return self._scheduler.submit(path, run, client=f"{client} {self.root}", underway=underway)
 
     def _give(self, live: _Live) -> None:
         """Let the model read this repository's memory: with nothing unsaved, the bank itself."""

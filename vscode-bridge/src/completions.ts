@@ -1,5 +1,6 @@
 import {
   CancellationError,
+  CancellationTokenSource,
   InlineCompletionItem,
   InlineCompletionTriggerKind,
   Range,
@@ -14,6 +15,7 @@ import { pause } from "./debounce";
 import { requestFailure } from "./failure";
 import { wanted } from "./languages";
 import { Pace } from "./pace";
+import { Patience } from "./patience";
 import type { AcceptKind } from "./protocol";
 import { follow, rest, type Shown } from "./shown";
 import type { StatusItem } from "./statusItem";
@@ -24,6 +26,7 @@ type Provide = NonNullable<Middleware["provideInlineCompletionItems"]>;
 export class Completions implements Disposable {
   private readonly changes = workspace.onDidChangeTextDocument((event) => this.follow(event));
   private readonly pace = new Pace();
+  private readonly patience = new Patience();
   private shown: Shown | undefined;
 
   /** The completion that "why this suggestion" is about: shown or accepted last. */
@@ -44,8 +47,10 @@ export class Completions implements Disposable {
       if (!(await pause(debounce, token))) return null;
     }
     const asked = performance.now();
+    const question = new CancellationTokenSource();
+    const answered = this.patience.hold(document.uri.toString(), token, () => question.cancel());
     try {
-      const answer = await next(document, position, context, token);
+      const answer = await next(document, position, context, question.token);
       this.status.update({ failure: undefined });
       const [first] = Array.isArray(answer) ? answer : (answer?.items ?? []);
       return first && !token.isCancellationRequested ? [this.show(first, document, position)] : null;
@@ -54,6 +59,8 @@ export class Completions implements Disposable {
       if (!(error instanceof CancellationError)) this.status.update({ failure: requestFailure(error) });
       return null;
     } finally {
+      answered();
+      question.dispose();
       this.pace.record(performance.now() - asked);
       this.status.update({ slowMs: this.pace.slow ? this.pace.median : undefined });
     }

@@ -1,22 +1,9 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { pause } from "../src/debounce";
+import { Source } from "./source";
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
-
-/** VS Code's CancellationTokenSource, as far as pause needs it. */
-class Source {
-  isCancellationRequested = false;
-  listeners = new Set<() => void>();
-  onCancellationRequested = (listener: () => void) => {
-    this.listeners.add(listener);
-    return { dispose: () => void this.listeners.delete(listener) };
-  };
-  cancel() {
-    this.isCancellationRequested = true;
-    for (const listener of [...this.listeners]) listener();
-  }
-}
 
 test("is true when the time is over", async () => {
   const source = new Source();
