@@ -25,6 +25,8 @@ from codemem.models.memorizing import MemorizingModel
 
 # Share of the votes that the snippets in a cached prompt must have to stay there.
 STILL_RIGHT = 0.5
+# Tokens that may be typed before memory is asked for snippets again.
+ASK_AFTER = 8
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,20 @@ class _Answered:
 
 @dataclass(frozen=True)
 class _Recalled:
-    """What stood in the last prompt of a document, and the version of the memory that it is from."""
+    """What stood in the last prompt of a document, and the version of the memory that it is from. asked: the tokens by
+    which it was chosen."""
 
     path: str
     version: int
     snippets: list[Snippet]
     ids: list[int]
+    asked: list[int]
+
+    def near(self, path: str, version: int, asked: list[int]) -> bool:
+        """Whether only a few tokens were typed since."""
+        typed = len(asked) - len(self.asked)
+        alike = (path, version, self.asked[:-1]) == (self.path, self.version, asked[: len(self.asked) - 1])
+        return alike and 0 <= typed < ASK_AFTER
 
     def stays(self, now: _Recalled) -> bool:
         """Whether it is still right where memory would choose `now`. Of the document itself nothing stays, since what
@@ -236,22 +246,24 @@ class Engine:
 
         Those of the document's last prompt stay while they are still the right ones, since that prompt is still in the
         cache."""
-        tokenizer, start, model = self.model.tokenizer, time.perf_counter(), self.model
+        tokenizer, start, model, last = self.model.tokenizer, time.perf_counter(), self.model, self._recalled
+        if last is not None and last.near(request.path, model.bank.version, prompt.ids):
+            return last.snippets, with_snippets(prompt, last.ids, tokenizer)
         with model.reads(attention=False, tokens=False):
             decoder = self._cache.decoder((request.path, "asking"), prompt.ids)
         read = len(prompt.ids) - len(decoder.tokens)
         found = recall(model, decoder, prompt.ids)
         snippets, ids = choose(tokenizer, found, request.path, request.snippets)
-        now = _Recalled(request.path, model.bank.version, snippets, ids)
-        if self._recalled is not None and self._recalled.stays(now):
-            snippets, ids = self._recalled.snippets, self._recalled.ids
-        else:
-            self._recalled = now
+        now = _Recalled(request.path, model.bank.version, snippets, ids, prompt.ids)
+        if last is not None and last.stays(now):
+            now = replace(now, snippets=last.snippets, ids=last.ids)
+        self._recalled = now
         clock.recall = time.perf_counter() - start
-        needed = time.perf_counter() - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
+        needed = time.perf_counter() - begin + clock.recall * (len(now.ids) + len(prompt.ids)) / read
         if request.deadline is not None and needed * 1000 > request.deadline:
+            self._recalled = replace(now, snippets=[], ids=[])
             return [], prompt
-        return snippets, with_snippets(prompt, ids, tokenizer)
+        return now.snippets, with_snippets(prompt, now.ids, tokenizer)
 
 
 def _texts(steps: Iterator[Step], chosen: list[int]) -> Iterator[str]:
