@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
 from os import getpid
@@ -141,9 +141,11 @@ class Hub:
             encoder = Encoder(pretrained.model, self.scheduler, stop)
             return self.indexer.index(root, pretrained, encoder, rebuild, progress, rest)
 
+        thread = ThreadPoolExecutor(1)  # one that ends, and with it the helpers with which an index is made
         try:
-            return await asyncio.to_thread(work)
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
+            thread.shutdown(wait=False)
             stop.set()  # where the client has cancelled it, the thread ends at its next step
             progress(1, 1)
             self.refresh()

@@ -265,7 +265,9 @@ class Repository:
 
     def _follow_store(self) -> None:
         from codemem.memory.store import Store
+        from codemem.threads import compute_alone
 
+        compute_alone()
         while not self._stop.is_set():
             try:
                 pretrained = self._model.result()
@@ -380,6 +382,9 @@ class Repository:
         self._set(state=state, documents=len(records), entries=entries, bytes=size, message=None, hint=None)
 
     def _watch(self, pretrained: Pretrained) -> None:
+        from codemem.threads import compute_alone
+
+        compute_alone()
         encoder = Encoder(pretrained.model, self._scheduler, self._stop)
         while not self._stop.is_set():
             try:
