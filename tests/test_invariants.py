@@ -4,9 +4,11 @@ killed leaves nothing half done and loses nothing finished."""
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -178,9 +180,11 @@ def finished(root: Path) -> set[str]:
     return {file.stem for file in blobs.glob("*.safetensors")} if blobs.is_dir() else set()
 
 
-def test_killed_at_50_moments_nothing_is_half_done_and_nothing_finished_is_lost(tmp_path):
+def test_killed_at_50_moments_nothing_is_half_done_and_nothing_finished_is_lost(tmp_path, monkeypatch):
     chosen, context = random.Random(0), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hypothesis", "tiny", "codemem.memory.snapshot", "codemem.models.memorizing"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a process that has helpers is not forked
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # before Python 3.14 it does not get that by itself
+    context.set_forkserver_preload([__name__, "codemem.memory.snapshot"])
     write_files(tmp_path, chosen, 12)
     synced(tmp_path)
     begun, longest = time.monotonic(), 0.2
