@@ -348,6 +348,38 @@ def test_what_was_read_is_read_again_when_memory_changed():
     assert cache.decoder("a", text).tokens == []
 
 
+def test_what_did_not_read_memory_stays_when_memory_changes():
+    """Of a long prompt only the last positions read it."""
+    model = MemorizingModel(tiny_model(), TOKENIZER)
+    model.remember(SOURCE, "shapes.py")
+    engine, end = Engine(model, "tiny"), len(SOURCE)
+    held = []
+    decoder = engine._cache.decoder
+
+    def watched(purpose, ids):
+        found = decoder(purpose, ids)
+        held.append(len(found.tokens))
+        return found
+
+    engine._cache.decoder = watched
+    last, before = model.reading.last, 0
+    for number in range(4):
+        text = SOURCE + "x = 1\n" * number
+        asked = Request("a.py", text, end + 6 * number, max_tokens=4, recall=False)
+        warm = engine.complete(asked).text
+        length = len(engine._prompt(asked).ids)
+        assert warm == Engine(model, "tiny").complete(asked).text
+        if number in (1, 2):
+            assert before - last <= held[-1] <= length - last, "memory had changed"
+        elif number == 3:
+            assert held[-1] >= before, "it had not"
+        before = length
+        if number < 2:
+            model.remember(SOURCE[: 100 * (number + 1)], "other.py")
+    with model.reads(attention=False):
+        assert 0 < len(decoder(("a.py", False), engine._prompt(asked).ids).tokens) < length
+
+
 def test_the_decoder_that_was_used_longest_ago_is_taken_for_another_document():
     cache, text = PrefixCache(MODEL), ids(10)
     for name in "abcd":

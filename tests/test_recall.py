@@ -285,7 +285,7 @@ def test_a_prompt_that_was_read_in_advance_is_not_read_again(memory):
     engine.prepare(request)
     memory.bank = bank
     ids = build_prompt(request, memory.tokenizer, engine.vocabulary).ids
-    (_, decoder) = engine._cache._held["src/new.py", "asking"]
+    decoder = engine._cache._held["src/new.py", "asking"].decoder
     assert decoder.tokens == ids[:-POSITIONS]
     passes = []
     states = decoder.states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
@@ -12,29 +13,46 @@ from codemem.models.memorizing import MemorizingModel
 MOST = 4
 
 
+@dataclass
+class _Held:
+    """state: how memory was read, and which; first: the first position that read it."""
+
+    decoder: Decoder
+    state: Hashable
+    first: int
+
+
 class PrefixCache:
     """Decoders of the documents completed last, with the tokens they hold."""
 
     def __init__(self, model: MemorizingModel) -> None:
         self._model = model
-        self._held: OrderedDict[Hashable, tuple[Hashable, Decoder]] = OrderedDict()
+        self._held: OrderedDict[Hashable, _Held] = OrderedDict()
 
     def decoder(self, purpose: Hashable, ids: Sequence[int]) -> Decoder:
         """A decoder that holds as many of the first tokens `ids` as an earlier one for the same purpose had, but not
         the last one.
 
-        What it holds was read when memory was as it is now: a document that has left memory, or came to it, makes it
-        start anew where attention reads memory, and so does memory that is read in another way.
+        What read memory in it was read when memory was as it is now: where attention reads memory, a document that has
+        left it, or came to it, makes the positions that did be read again, and so does memory that is read in another
+        way. Of a prompt those are the last ones, as `decode` reads it.
         """
         reading, bank = self._model.reading, self._model.bank
         state = reading.attention and (id(bank), bank.version)
-        before, decoder = self._held.pop(purpose, (None, None))
-        if decoder is None:
-            decoder = self._model.decoder() if len(self._held) < MOST else self._held.popitem(last=False)[1][1]
-            before = None
-        self._held[purpose] = state, decoder
-        decoder.crop(_common(decoder.tokens, ids[:-1]) if before == state else 0)
-        return decoder
+        held = self._held.pop(purpose, None)
+        if held is None:
+            decoder = self._model.decoder() if len(self._held) < MOST else self._held.popitem(last=False)[1].decoder
+            decoder.crop(0)
+            held = _Held(decoder, state, 0)
+        self._held[purpose] = held
+        kept, reads = _common(held.decoder.tokens, ids[:-1]), max(0, len(ids) - reading.rows(len(ids)))
+        if held.state != state:
+            kept = min(kept, held.first, reads)
+        held.decoder.crop(kept)
+        begins = max(kept, reads) if state else len(ids)
+        held.first = min(held.first, begins) if kept > held.first else begins
+        held.state = state
+        return held.decoder
 
 
 def _common(held: Sequence[int], wanted: Sequence[int]) -> int:
