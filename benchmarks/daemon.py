@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,17 +132,25 @@ def ready(client: Client) -> None:
 
 
 def overhead(address: Address, root: Path, engine: Engine, count: int) -> dict[str, Any]:
-    alone: list[float] = []
-    served: list[float] = []
+    """What the daemon adds to the time in which the completion is computed, less what the engine does."""
+    times: dict[str, list[float]] = {"engine": [], "daemon": []}
+    added: list[float] = []
     equal = 0
 
-    def ask_engine(place: Place) -> str:
+    def ask_engine(place: Place) -> tuple[str, float, float]:
         path = place.file.relative_to(root).as_posix()
-        return engine.complete(Request(path, place.text, place.offset)).text
+        start = time.perf_counter()
+        done = engine.complete(Request(path, place.text, place.offset))
+        return done.text, time.perf_counter() - start, done.ms["total"] / 1000
 
-    def ask_daemon(place: Place) -> str:
+    def ask_daemon(place: Place) -> tuple[str, float, float]:
+        start = time.perf_counter()
         item = editor.complete(place)
-        return str(item["insertText"]) if item else ""
+        whole = time.perf_counter() - start
+        if item is None:
+            return "", whole, whole
+        why = editor.ask("codemem/explain", {"id": item["command"]["arguments"][0]})
+        return item["insertText"], whole, why["ms"]["total"] / 1000
 
     with Editor(address, root) as editor:
         ready(editor)
@@ -150,24 +158,19 @@ def overhead(address: Address, root: Path, engine: Engine, count: int) -> dict[s
             editor.open(place)
             time.sleep(0.2)  # the text is compared with memory's
             # Who is asked second finds the model's weights in the processor's caches.
-            timed = [(ask_engine, alone), (ask_daemon, served)]
-            texts = [measured(ask, place, times) for ask, times in (timed if number % 2 else reversed(timed))]
-            equal += number >= WARMING and texts[0] == texts[1]
-    differences = [1000 * (two - one) for one, two in zip(alone[WARMING:], served[WARMING:], strict=True)]
+            asked = {ask: ask(place) for ask in ((ask_engine, ask_daemon) if number % 2 else (ask_daemon, ask_engine))}
+            (one, alone, own), (two, served, computed) = asked[ask_engine], asked[ask_daemon]
+            if number >= WARMING and two:
+                times["engine"].append(alone)
+                times["daemon"].append(served)
+                added.append((served - computed) - (alone - own))
+                equal += one == two
     return {
-        "requests": count,
+        "answers": len(added),
         "same_text": equal,
-        "engine_ms": round(1000 * statistics.median(alone[WARMING:]), 1),
-        "daemon_ms": round(1000 * statistics.median(served[WARMING:]), 1),
-        "overhead_ms": round(statistics.median(differences), 2),
+        **{f"{name}_ms": round(1000 * statistics.median(seconds), 1) for name, seconds in times.items()},
+        "overhead_ms": round(1000 * statistics.median(added), 2),
     }
-
-
-def measured(ask: Callable[[Place], str], place: Place, times: list[float]) -> str:
-    start = time.perf_counter()
-    text = ask(place)
-    times.append(time.perf_counter() - start)
-    return text
 
 
 def together(address: Address, root: Path, fresh: Path, seconds: float) -> dict[str, Any]:

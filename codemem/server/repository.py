@@ -38,6 +38,8 @@ LOOK, RETRY = 0.2, 2.0
 STEP_ENTRIES = 8192
 # Characters of an unsaved text that memory reads: as many as its place for such text has room for.
 MOST_TYPED = 131_072
+# Characters above the window of a document that memory does not know that are read for a completion: all others wait.
+MOST_UNREAD = 4_096
 
 State = Literal["starting", "indexing", "ready", "off", "error"]
 
@@ -137,7 +139,9 @@ class Repository:
             banks.settle(path)
             try:
                 now = request
-                if memory and (record is None or record.content_hash != content_hash):
+                if memory and record is None and live.engine.window(request) > MOST_UNREAD:
+                    now = replace(request, changed=True)
+                elif memory and (record is None or record.content_hash != content_hash):
                     now = self._indexer.true_to(live.engine, banks, self.root, request)
                 self._give(live)
                 return live.engine.complete(now, memory=memory, cancelled=cancelled)
