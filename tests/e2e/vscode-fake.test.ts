@@ -113,21 +113,21 @@ test("trigger kinds are those of LSP: 2 while typing, 1 by hand", async () => {
   await untilGhost(line);
   await workbench.page.keyboard.press("Escape");
   await workbench.page.keyboard.press("Alt+\\");
+  const kinds = () => fake.heard("textDocument/inlineCompletion").map(({ context }) => context.triggerKind);
+  await until(() => kinds().includes(1), "a request by hand");
   await untilGhost(line);
-  const kinds = fake.heard("textDocument/inlineCompletion").map(({ context }) => context.triggerKind);
-  assert.deepEqual([...new Set(kinds)], [2, 1]);
+  assert.deepEqual([...new Set(kinds())], [2, 1]);
 });
 
-test("fast typing asks once, and typing on asks again before it gives up", async () => {
+test("fast typing asks once, and typing on asks again and gives nothing up", async () => {
   fake.answer({ ...script, delayMs: 2000 });
   await workbench.type("area = ");
   await until(() => fake.heard("textDocument/inlineCompletion").length > 0, "a request");
   assert.equal(fake.heard("textDocument/inlineCompletion").length, 1);
   await workbench.type("x");
   await until(() => fake.heard("textDocument/inlineCompletion").length === 2, "the next request");
+  await untilGhost(line);
   assert.deepEqual(fake.heard("cancelled"), []);
-  await workbench.page.keyboard.press("Home");
-  await until(() => fake.heard("cancelled").length > 0, "the cancellation");
 });
 
 test("an error is told in the status bar, not in a message, until an answer comes", async () => {
