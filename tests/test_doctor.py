@@ -109,7 +109,7 @@ def test_the_watcher_is_named(codemem, indexed):
 
     def follow() -> None:
         with Store(indexed) as store:
-            watch(store, lambda: None, stop, lambda _: None)
+            watch(store, lambda: SimpleNamespace(warm=lambda: None), stop, lambda _: None)
 
     thread = threading.Thread(target=follow)
     thread.start()
