@@ -207,7 +207,7 @@ def together(address: Address, root: Path, fresh: Path, seconds: float) -> dict[
         ]
 
         def index() -> None:
-            with suppress(ConnectionError, OSError, ValueError):  # it need not be done when the others are
+            with suppress(OSError, ValueError):  # it need not be done when the others are
                 indexing.ask("codemem/index", {"uri": fresh.as_uri()})
 
         threading.Thread(target=index, daemon=True).start()

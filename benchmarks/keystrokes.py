@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import arguments, bars, remember, report
-from benchmarks.daemon import ready, started
+from benchmarks.daemon import Editor, ready, started
 from codemem.memory.store import Store
 from codemem.models.pretrained import load_memorizing
-from codemem.server.client import Client
-from codemem.server.sockets import Address, address_of, connected
+from codemem.server.sockets import Address, address_of
 from indexer.packages import package
 from indexer.sync import sync
 
@@ -44,30 +43,26 @@ LEAST_CHARACTERS = 12_000
 @dataclass
 class Counts:
     """What happened. latencies: milliseconds from a request to its answer, of those that were answered before the next
-    key; empty: answers without text."""
+    key."""
 
     keys: int = 0
     plain_keys: int = 0
     asked: int = 0
-    empty: int = 0
     shown: int = 0
     right: int = 0
     accepted: int = 0
     latencies: list[float] = field(default_factory=list)
 
 
-class Keyboard(Client):
+class Keyboard(Editor):
     """Types a text into a document, and sees what the daemon suggests."""
 
     def __init__(self, address: Address, folder: Path, file: Path) -> None:
-        connection = connected(address)
-        assert connection is not None
-        super().__init__(connection, [folder])
+        super().__init__(address, folder)
         ready(self)
         self.uri, self.text, self.version = file.as_uri(), "", 1
         self.counts = Counts()
         self._ghost, self._since = "", 0.0
-        self._outstanding: int | None = None
         self._answers: dict[int, tuple[float, str]] = {}
         item = {"uri": self.uri, "languageId": "python", "version": 1, "text": ""}
         self.tell("textDocument/didOpen", {"textDocument": item})
@@ -81,18 +76,17 @@ class Keyboard(Client):
 
     def type_for(self, truth: str, seconds: float) -> None:
         """Type a text from its start for so many seconds, or to its end."""
-        begin, keys = time.perf_counter(), 0
+        begin = time.perf_counter()
         while len(self.text) < len(truth) and (now := time.perf_counter()) - begin < seconds:
             new = self._accepted(truth[len(self.text) :], now) or next(strokes(truth[len(self.text) :]))
             self.counts.keys += 1
             self.counts.plain_keys += sum(1 for _ in strokes(new))
             self._insert(new)
-            keys += 1
+            due = begin + self.counts.keys * KEY
             if not self._ghost:
-                time.sleep(max(0.0, begin + keys * KEY - KEY + DEBOUNCE - time.perf_counter()))
-                asked = self._ask()
-                self._wait(asked, begin + keys * KEY, truth[len(self.text) :])
-            time.sleep(max(0.0, begin + keys * KEY - time.perf_counter()))
+                _sleep_until(due - KEY + DEBOUNCE)
+                self._ask(due, truth[len(self.text) :])
+            _sleep_until(due)
 
     def _accepted(self, rest: str, now: float) -> str:
         """What of the suggestion in view is accepted: all of it, its first line, or nothing."""
@@ -106,7 +100,6 @@ class Keyboard(Client):
         return ""
 
     def _insert(self, new: str) -> None:
-        self._outstanding = None  # not cancelled: who types on asks again
         place = self._place()
         self.version += 1
         self.text += new
@@ -123,23 +116,18 @@ class Keyboard(Client):
         line = self.text.count("\n")
         return {"line": line, "character": len(self.text) - (self.text.rfind("\n") + 1)}
 
-    def _ask(self) -> float:
+    def _ask(self, until: float, truth: str) -> None:
+        """Ask, and wait for the answer until the next key is due. It is not cancelled then: who types on asks again."""
         self._number += 1
-        self._outstanding = self._number
         self.counts.asked += 1
         context = {"triggerKind": 2}
         params = {"textDocument": {"uri": self.uri}, "position": self._place(), "context": context}
         self._send({"id": self._number, "method": "textDocument/inlineCompletion", "params": params})
-        return time.perf_counter()
-
-    def _wait(self, asked: float, until: float, truth: str) -> None:
-        """Wait for the answer, until the next key is due."""
+        asked = time.perf_counter()
         while time.perf_counter() < until:
-            if answer := self._answers.pop(self._outstanding or 0, None):
+            if answer := self._answers.pop(self._number, None):
                 at, text = answer
-                self._outstanding = None
                 self.counts.latencies.append(1000 * (at - asked))
-                self.counts.empty += not text
                 self.counts.shown += bool(text)
                 self.counts.right += bool(text) and truth.startswith(text)
                 self._ghost, self._since = text, at
@@ -155,6 +143,10 @@ class Keyboard(Client):
                     self._answers[message["id"]] = time.perf_counter(), items[0]["insertText"] if items else ""
         except OSError:
             return
+
+
+def _sleep_until(due: float) -> None:
+    time.sleep(max(0.0, due - time.perf_counter()))
 
 
 def strokes(text: str) -> Iterator[str]:

@@ -230,7 +230,7 @@ def test_every_thread_has_as_many_heads(kv_heads, threads, share):
     torch.set_num_threads(threads)
     try:
         assert _Share.of(kv_heads) == share
-        with _Share(*share).alone():
+        with _Share(*share).computing():
             assert torch.get_num_threads() == share[0]
         assert torch.get_num_threads() == threads
     finally:

@@ -35,9 +35,12 @@ class Asking(Scheduler):
         """As the daemon asks for an editor."""
         underway = Underway(request)
 
+        def both(text):
+            underway.show(text)
+            show(text)
+
         def work(cancelled):
-            shown = lambda text: (underway.show(text), show(text))  # noqa: E731
-            return self.engine.complete(request, cancelled=cancelled, show=shown)
+            return self.engine.complete(request, cancelled=cancelled, show=both)
 
         return self.submit(request.path, work, underway=underway)
 

@@ -41,8 +41,7 @@ class _Written:
         """What of it is still to come where its document was typed on in its sense; else nothing."""
         if path != self.path or not before.startswith(self.before):
             return ""
-        typed = before[len(self.before) :]
-        return self.text[len(typed) :] if self.text.startswith(typed) else ""
+        return _behind(self.text, before[len(self.before) :])
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,9 @@ class _Answered:
         alike = replace(
             self.request, text=request.text, offset=request.offset, deadline=request.deadline, changed=request.changed
         )
-        text = self.completion.text
-        if typed is None or alike != request or made_of != self.made_of or not text.startswith(typed):
+        if typed is None or alike != request or made_of != self.made_of:
             return ""
-        return text[len(typed) :]
+        return _behind(self.completion.text, typed)
 
 
 @dataclass(frozen=True)
@@ -264,6 +262,11 @@ class Engine:
             self._recalled = replace(now, snippets=[], ids=[])
             return [], prompt
         return now.snippets, with_snippets(prompt, now.ids, tokenizer)
+
+
+def _behind(text: str, typed: str) -> str:
+    """What of a text is left behind what was typed of it; nothing where that is something else."""
+    return text[len(typed) :] if text.startswith(typed) else ""
 
 
 def _texts(steps: Iterator[Step], chosen: list[int]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from codemem.memory.banks import Memory
 
 Trace = Sequence[tuple[Tensor, Tensor]]
+# Lines that are named.
 MOST = 100
 
 

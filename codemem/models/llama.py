@@ -200,8 +200,8 @@ class _Share(NamedTuple):
         return cls(threads, threads * each)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within this context no other threads compute."""
+    def computing(self) -> Iterator[None]:
+        """Within this context so many threads compute."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -218,6 +218,7 @@ class _Seen:
         self.count, self.kv_heads, end = count, kv_heads, start + count
         self.share = share if count <= MOST_ROWS else None
         self.length = -(-end // BLOCK) * BLOCK if self.share else end
+        self.causal = self.share is None and not start and count > 1  # by its own mask
         self.mask: Tensor | None = None
         if self.share or (start and count > 1):
             mask = torch.full((count, self.length), float("-inf"), dtype=like.dtype, device=like.device)
@@ -229,20 +230,18 @@ class _Seen:
         if self.share:
             return self._each(query, keys, values)[0]
         shaped = self._shaped(query, keys, values)
-        causal = self.mask is None and self.count > 1
-        return self._restored(scaled_dot_product_attention(*shaped, attn_mask=self.mask, is_causal=causal))
+        return self._restored(scaled_dot_product_attention(*shaped, attn_mask=self.mask, is_causal=self.causal))
 
     def attend_with_mass(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the logarithm of the sum of the exponentials of the scores, [count, heads] float32."""
         if self.share:
             return self._each(query, keys, values)
         query, keys, values = self._shaped(query, keys, values)
-        causal = self.mask is None and self.count > 1
         if query.device.type == "cpu":
-            out, mass = _fused(query, keys, values, self.mask, causal)
+            out, mass = _fused(query, keys, values, self.mask, self.causal)
         else:
             scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-            if causal:
+            if self.causal:
                 scores = scores + torch.full_like(scores[0, 0], float("-inf")).triu(1)
             elif self.mask is not None:
                 scores = scores + self.mask
@@ -258,7 +257,7 @@ class _Seen:
         keys, values = (x[:, None, : self.length].expand(size) for x in (keys, values))
         grouped = query.view(self.count, self.kv_heads, -1, d).transpose(0, 1)
         asked = pad(grouped, (0, 0, 0, 0, 0, 0, 0, held - self.kv_heads))
-        with self.share.alone():
+        with self.share.computing():
             out, mass = _fused(asked, keys, values, self.mask[None, :, None], False)
         out, mass = (x[: self.kv_heads].transpose(0, 1) for x in (out, mass))
         return out.flatten(1, 2), mass.flatten(1)

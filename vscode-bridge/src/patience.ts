@@ -9,7 +9,10 @@ export class Patience {
 
   private readonly newest = new Map<string, number>();
 
-  /** Calls `giveUp` a while after `token` was cancelled, unless something newer is asked in `document` by then. Call what it returns when the answer is there. */
+  /**
+   * Calls `giveUp` a while after `token` was cancelled, unless something newer is asked in `document` by then. Call what
+   * it returns when the answer is there.
+   */
   hold(document: string, token: Cancellation, giveUp: () => void): () => void {
     const number = (this.newest.get(document) ?? 0) + 1;
     this.newest.set(document, number);
