@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIZES = (8_192, 65_536, 524_288, 2_097_152)
 PARTS = ("lines", "likelihood", "eviction")
 _WIDTH = 120  # characters
-_VERSION = 2  # of what the outcomes kept between runs mean
+_VERSION = 3  # of what the outcomes kept between runs mean
 
 
 def evaluate(

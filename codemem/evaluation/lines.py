@@ -9,7 +9,6 @@ wrote is a draft that one pass verifies (Leviathan et al., Fast Inference from T
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from codemem.completion.decode import allowed
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import POSITIONS, called
+from codemem.completion.recall import recall
 from codemem.completion.request import Request
 from codemem.completion.snippets import choose
 from codemem.completion.vocabulary import Vocabulary
@@ -31,6 +29,7 @@ from codemem.evaluation.bm25 import WindowIndex
 from codemem.evaluation.metrics import edit_similarity, exact, identifier_match
 from codemem.evaluation.tasks import Task
 from codemem.memory.bank import Bank
+from codemem.models.decoder import Decoder
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 
@@ -63,13 +62,17 @@ class Outcome:
 
 @dataclass
 class _Prefix:
-    """A prompt of which all but the last positions were read. healed: see `Prompt`; ids: all of it; seconds: what that
-    took, with choosing snippets."""
+    """A prompt, and the decoder that reads it. seconds: what the positions took that read no memory, with choosing
+    snippets."""
 
     prompt: Prompt
-    cache: DynamicCache
-    read: int
+    decoder: Decoder
     seconds: float
+
+    @property
+    def early(self) -> int:
+        """How many of the tokens read no memory."""
+        return max(0, len(self.prompt.ids) - READING)
 
 
 class LineCompletion:
@@ -108,33 +111,32 @@ class LineCompletion:
             found = self.windows.snippets(task.text[: task.offset], exclude_path=task.path)
             seconds = 0.0
         else:
-            found = called(self.model, self._asking(plain))
+            plain.decoder.crop(plain.early)  # an arm read the others with memory
+            found = recall(self.model, plain.decoder, plain.prompt.ids)
             seconds = plain.seconds  # memory is asked by the shorter prompt, which is read for that
         _, ids = choose(tokenizer, found, task.path, SNIPPET_TOKENS)
         seconds += time.perf_counter() - start
         return self._prefix(with_snippets(plain.prompt, ids, tokenizer), seconds)
 
     def _prefix(self, prompt: Prompt, seconds: float = 0.0) -> _Prefix:
-        cache, read = DynamicCache(config=self.model.base.config), max(0, len(prompt.ids) - READING)
-        start = time.perf_counter()
-        if read:
+        prefix, start = _Prefix(prompt, self.model.decoder(), seconds), time.perf_counter()
+        self._read_early(prefix)
+        prefix.seconds += time.perf_counter() - start
+        return prefix
+
+    def _read_early(self, prefix: _Prefix) -> None:
+        """Have the decoder read what it does not hold of the positions that read no memory."""
+        if missing := prefix.prompt.ids[len(prefix.decoder.tokens) : prefix.early]:
             with self.model.reads(attention=False, tokens=False):
-                self._forward(prompt.ids[:read], cache, 1)
-        return _Prefix(prompt, cache, read, seconds + time.perf_counter() - start)
+                prefix.decoder.states(missing)
 
-    def _asking(self, plain: _Prefix) -> Tensor:
-        """The final hidden states of a prompt's last positions, without memory."""
-        ids = torch.tensor([plain.prompt.ids[plain.read :]], device=self.model.base.device)
-        with self.model.reads(attention=False, tokens=False):
-            cache = copy.deepcopy(plain.cache)
-            final: Tensor = self.model.base.base_model(input_ids=ids, past_key_values=cache).last_hidden_state
-        return final[0, -POSITIONS:]
-
-    def _forward(self, ids: list[int], cache: DynamicCache, kept: int) -> Tensor:
-        """Logits, or log-probabilities where token memory is read, of the last `kept` positions: [kept, vocabulary]."""
-        step = torch.tensor([ids], device=self.model.base.device)
-        logits: Tensor = self.model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=kept).logits
-        return logits[0].float()
+    def _read(self, prefix: _Prefix, behind: list[int], last: int) -> Tensor:
+        """Logits, or log-probabilities where token memory is read, of the last positions of a prompt and the tokens
+        behind it: [last, vocabulary]. What the decoder holds of those before is not computed again."""
+        ids, decoder = prefix.prompt.ids + behind, prefix.decoder
+        decoder.crop(len(ids) - last)
+        self._read_early(prefix)
+        return decoder.read(ids[len(decoder.tokens) :], last)
 
     def _truth(self, task: Task, prompt: Prompt) -> list[int]:
         """The true tokens behind a plain prompt, up to the one that ends the line, as they are in the whole text; none
@@ -146,12 +148,12 @@ class LineCompletion:
         return ids[len(body) : last] if ids[: len(body)] == body else []
 
     def _outcome(self, task: Task, arm: Arm, prefix: _Prefix, truth: list[int], written: list[list[int]]) -> Outcome:
-        prompt, cache = prefix.prompt, copy.deepcopy(prefix.cache)
         start = time.perf_counter()
+        prefix.decoder.crop(prefix.early)  # another arm read the others, too
         with self.model.reads(attention=arm.attention, tokens=arm.tokens, last=None):
-            logits = self._forward(prompt.ids[prefix.read :] + truth[:-1], cache, max(1, len(truth)))
+            logits = self._read(prefix, truth[:-1], max(1, len(truth)))
             seconds = prefix.seconds + time.perf_counter() - start
-            text, decode = self._greedy(prefix, truth, logits, cache, written)
+            text, decode = self._greedy(prefix, truth, logits, written)
         wanted = torch.tensor(truth, dtype=torch.int64, device=logits.device)
         nats = -float(logits[: len(truth)].log_softmax(dim=-1).gather(1, wanted[:, None]).double().sum())
         return Outcome(
@@ -161,19 +163,19 @@ class LineCompletion:
             identifiers=identifier_match(text, task.truth),
             nats=nats,
             tokens=len(truth),
-            prompt=len(prompt.ids),
+            prompt=len(prefix.prompt.ids),
             prefill=1000 * seconds,
             decode=1000 * sum(decode),
             steps=len(decode),
         )
 
     def _greedy(
-        self, prefix: _Prefix, truth: list[int], logits: Tensor, cache: DynamicCache, written: list[list[int]]
+        self, prefix: _Prefix, truth: list[int], logits: Tensor, written: list[list[int]]
     ) -> tuple[str, list[float]]:
         """The line that greedy decoding writes, and the seconds of each forward pass of one token that it took beyond
         the given.
 
-        logits: at the prompt's end and at all true tokens but the last, whose keys the cache holds too; written: tokens
+        logits: at the prompt's end and at all true tokens but the last, which the decoder holds too; written: tokens
         of the lines of other arms, to which this one's are added.
         """
         line = _Line(self.vocabulary, prefix.prompt.healed)
@@ -181,20 +183,16 @@ class LineCompletion:
         most = min(len(truth), MOST_TOKENS)
         while line.goes_on(logits[at]) and at + 1 < most and line.token == truth[at]:
             at += 1
-        if (surplus := len(truth) - 1 - at) > 0:
-            cache.crop(-surplus)
         while not line.ended and (room := MOST_TOKENS - len(line.tokens)) > 0:
             # The first pass is of one token, so that every line that is written has a time.
             draft = _draft(line.tokens, written, room - 1) if seconds else []
             start = time.perf_counter()
-            rows = self._forward([line.token, *draft], cache, len(draft) + 1)
+            rows = self._read(prefix, line.tokens + draft, len(draft) + 1)
             if not draft:
                 seconds.append(time.perf_counter() - start)
             verified = 0
             while line.goes_on(rows[verified]) and verified < len(draft) and line.token == draft[verified]:
                 verified += 1
-            if surplus := len(draft) - verified:
-                cache.crop(-surplus)
         written.append(line.tokens)
         return line.text, seconds
 
