@@ -156,7 +156,7 @@ def _show(adapter: Adapter, found: dict[str, Any]) -> None:
     console.print(f"{found['model']}: memory layers {', '.join(map(str, found['layers']))}", highlight=False)
     opened = [head for head in found["heads"] if head["open"]]
     table = Table(title=f"{len(opened)} of {len(found['heads'])} heads open", title_justify="left")
-    for column in ("layer", "head", "bias", "temperature", "gain by the scan", "share of attention"):
+    for column in ("layer", "head", "bias", "temperature", "discount", "gain by the scan", "share of attention"):
         table.add_column(column, justify="right")
     for head in opened:
         table.add_row(
@@ -164,6 +164,7 @@ def _show(adapter: Adapter, found: dict[str, Any]) -> None:
             str(head["head"]),
             f"{head['bias']:+.2f}",
             f"{head['temperature']:.2f}",
+            f"{head['discount']:.2f}",
             f"{head['gain']:+.4f} ± {head['error']:.4f}",
             f"{head['mass']:.1%}",
         )

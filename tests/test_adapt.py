@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from codemem.errors import CodememError
 from codemem.memory.manifest import FOLDER
 from codemem.models.adapter import (
+    GATE,
     Signature,
     find_adapter,
     load_adapter,
@@ -223,13 +224,21 @@ def test_a_document_that_is_predicted_is_not_in_memory_even_under_another_name()
     copied = Repository("copy", (*REPOSITORIES[0].texts, *repository("copy", 300, 6).texts))
     corpus = split((*REPOSITORIES, copied), SMALL.budget, 0)
     remembered = {text.text for _, text in corpus.memory}
-    training, development = ({text.text for text in part} for part in (corpus.training, corpus.development))
+    training, development = ({text.text for _, text in part} for part in (corpus.training, corpus.development))
     assert not remembered & (training | development) and not training & development
     assert len(remembered) == len(corpus.memory) == len({name for name, _ in corpus.memory})
     assert min(map(len, (remembered, training, development))) > 1
     far = {text.text for text in REPOSITORIES[2].texts}
     assert far & remembered and not far & (training | development)
     assert {name.split("/")[0] for name, _ in corpus.memory} == {"one", "two", "far", "copy"}
+
+
+def test_a_document_is_named_with_its_repository():
+    corpus = split(REPOSITORIES, SMALL.budget, 0)
+    for part in (corpus.memory, corpus.training, corpus.development):
+        for name, text in part:
+            (inside,) = [each for each in REPOSITORIES if each.name == name.split("/")[0]]
+            assert text in inside.texts
 
 
 def test_a_split_is_the_same_for_the_same_seed_only():
@@ -274,7 +283,7 @@ def test_pieces_are_drawn_once_before_they_are_drawn_again():
 
 
 def same(one, other) -> bool:
-    kinds = ("bias", "temperature", "mixture", "low_rank", "scan")
+    kinds = (*GATE, "mixture", "low_rank", "scan")
     named = [{(kind, name): t for kind in kinds for name, t in getattr(a, kind).items()} for a in (one, other)]
     words = [(a.layers, a.recipe, a.development, a.corpus, a.signature) for a in (one, other)]
     return (
@@ -320,7 +329,8 @@ def test_the_figures_are_those_of_the_model_with_the_adapter(whole, tmp_path, ra
     for name, text in corpus.memory:
         (entries,) = model.encode([text])
         model.bank.add(name, entries)
-    cut = [p for _, p in drawn(full_pieces(model, corpus.development, 128, 64), 3, "development 0")]
+    available = full_pieces(model, [text for _, text in corpus.development], 128, 64)
+    cut = [piece for _, piece in drawn(available, 3, "development 0")]
     for key, attention, tokens in (
         ("none", False, False),
         ("attention", True, False),

@@ -146,6 +146,21 @@ def test_a_document_that_is_larger_than_the_bank_keeps_its_end():
     assert lines_left(bank, "a.py") == [] and lines_left(bank, "b.py") == [6, 7, 8, 9]
 
 
+def test_documents_are_gone_for_a_while_and_back_as_they_were():
+    bank = Bank(SHAPES, state_size=SIZE)
+    for number, path in enumerate(("a.py", "b.py", "c.py")):
+        bank.add(path, entries_of(5 + number, number))
+    bank.evict(16, "fifo")  # a.py is not whole
+    before = searchable(bank)
+    with bank.without(("a.py", "c.py")):
+        assert len(bank) == 6
+        assert {path for found in searchable(bank) for path, _ in found} == {"b.py"}
+    assert len(bank) == 16 and searchable(bank) == before
+    with pytest.raises(KeyError), bank.without(("a.py", "none.py")):
+        pass
+    assert len(bank) == 16 and searchable(bank) == before
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_what_was_evicted_comes_back_with_its_document_and_not_before(policy):
     bank = Bank(SHAPES, state_size=SIZE, eviction=policy)

@@ -13,7 +13,7 @@ from codemem.models.adapter import load_adapter, uniform_adapter
 from codemem.models.low_rank import untrained
 from codemem.models.memorizing import MemorizingModel
 from codemem.texts import Text
-from codemem.training.gates import GateTraining, pieces
+from codemem.training.gates import GateTraining, Step, pieces
 
 TOKENIZER = tiny_tokenizer()
 LAYERS, HEADS, RANK = (1, 2), 6, 3
@@ -132,7 +132,7 @@ def training_of(steps: int) -> GateTraining:
     model = memorizing(low_rank=updates_of(changing=False))
     model.remember(KNOWN)
     (piece, *_) = pieces(model, "use.py", ASKED, 96, 48)
-    return GateTraining(model, [piece] * steps, low_rank_rate=0.01)
+    return GateTraining(model, model.bank, [Step(piece)] * steps, low_rank_rate=0.01)
 
 
 def test_training_changes_them_and_lowers_the_loss():

@@ -88,8 +88,10 @@ def dense(model, layer, module, hidden, memory_hidden, adapter, positions):
                 far = memory_k[0, :, h // group] @ far_q[b, t, h] * scaling
                 if cap is not None:
                     local, far = cap * torch.tanh(local / cap), cap * torch.tanh(far / cap)
-                far = adapter.temperature[layer][h].double() * far
                 bias = adapter.bias[layer][h].double()
+                if adapter.gate == "joint":
+                    bias = bias - adapter.discount[layer][h].double() * far.min().clamp(min=0)
+                far = adapter.temperature[layer][h].double() * far
                 local_v, far_v = v[b, first : t + 1, h // group], memory_v[0, :, h // group]
                 if adapter.gate == "joint":
                     weights = torch.cat((far + bias, local)).softmax(0)
@@ -108,6 +110,7 @@ def random_adapter(heads, gate):
         layers=LAYERS,
         bias={layer: torch.randn(heads, generator=generator) for layer in LAYERS},
         temperature={layer: torch.rand(heads, generator=generator) + 0.5 for layer in LAYERS},
+        discount={layer: torch.rand(heads, generator=generator) for layer in LAYERS},
         k=10_000,
         angle=ANGLE,
         gate=gate,
@@ -222,7 +225,25 @@ def test_gradients_reach_every_gate_and_nothing_else():
     torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).backward()
     for gate in memorizing.gates.values():
         assert gate.bias.grad.abs().min() > 0 and gate.temperature.grad.abs().min() > 0
+        assert gate.discount.grad.abs().max() > 0
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_discount_takes_off_what_the_weakest_neighbour_has_by_chance():
+    from codemem.models.attention import MemoryGate
+
+    local, memory = torch.zeros(1, 2, 2, 1), torch.tensor([[[3.0, 2.0], [9.0, -1.0]], [[3.0, float("-inf")], [-1, -2]]])
+    bias, discount = torch.tensor([0.5, 0.0]), torch.tensor([1.5, 2.0])
+    gate = MemoryGate(bias, torch.ones(2), discount)
+    taken = torch.tensor([[1.5 * 2 - 0.5, -0.5], [2 * 3, 0]])  # a neighbour below zero is as good as none
+    expected = (memory - taken.unsqueeze(-1)).exp().sum(-1)
+    expected = expected / (1 + expected)
+    _, weights = gate(local, memory.unsqueeze(0))
+    torch.testing.assert_close(weights.sum(-1)[0], expected)
+    _, beside = gate.beside(local.squeeze(-1), memory.unsqueeze(0))
+    torch.testing.assert_close(beside, weights)
+    _, none = gate(local, torch.full((1, 2, 2, 3), float("-inf")))
+    assert not none.any()
 
 
 def test_the_joint_gate_is_the_sigmoid_of_the_difference_of_log_sums():
@@ -231,7 +252,7 @@ def test_the_joint_gate_is_the_sigmoid_of_the_difference_of_log_sums():
     torch.manual_seed(0)
     local, memory = torch.randn(1, 2, 3, 7), torch.randn(1, 2, 3, 5)
     bias = torch.tensor([0.5, -2.0])
-    local_weights, memory_weights = MemoryGate(bias, torch.ones(2))(local, memory)
+    local_weights, memory_weights = MemoryGate(bias, torch.ones(2), torch.zeros(2))(local, memory)
     share = memory_weights.sum(-1)
     expected = torch.sigmoid(torch.logsumexp(memory + bias[:, None, None], -1) - torch.logsumexp(local, -1))
     torch.testing.assert_close(share, expected)

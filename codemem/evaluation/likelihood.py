@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.models.memorizing import MemorizingModel
-from codemem.training.gates import Piece, loss, pieces
+from codemem.training.gates import Piece, pieces
 
 # Which memories are read: name -> (attention, tokens).
 READS = {"attention": (True, False), "tokens": (False, True), "both": (True, True)}
@@ -32,7 +33,8 @@ def sampled(
 def nats(model: MemorizingModel, piece: Piece, *, attention: bool = False, tokens: bool = False) -> float:
     """The sum of the negative log-likelihoods of a piece's scored tokens."""
     with model.reads(attention=attention, tokens=tokens, last=piece.scored + 1):
-        return float(loss(model, piece)) * piece.scored
+        logits = model.decoder().read(piece.ids[0].tolist(), piece.scored + 1)[:-1]
+    return float(cross_entropy(logits, piece.ids[0, -piece.scored :], reduction="sum"))
 
 
 def nested(bank: Bank, others: Iterable[tuple[str, Entries]], sizes: Sequence[int], seed: int) -> Iterator[Bank]:

@@ -8,7 +8,7 @@ document's rows are hidden from the next search on; compaction frees them later.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -248,8 +248,25 @@ class Bank:
     @contextmanager
     def evicted(self, capacity: int, policy: Policy) -> Iterator[None]:
         """Within this context, in which no document may come or go, only `capacity` entries are left."""
+        with self._for_a_while():
+            self.evict(capacity, policy)
+            yield
+
+    @contextmanager
+    def without(self, paths: Iterable[str]) -> Iterator[None]:
+        """Within this context, in which no document may come or go, these are not there."""
+        with self._for_a_while():
+            for path in paths:
+                rows = self._documents[path].rows
+                self._size -= int(self._live[rows].sum())
+                self._live[rows] = False
+            self._hidden = None
+            yield
+
+    @contextmanager
+    def _for_a_while(self) -> Iterator[None]:
+        """What is hidden within this context comes back behind it."""
         live, size = self._live.clone(), self._size
-        self.evict(capacity, policy)
         try:
             yield
         finally:

@@ -24,6 +24,8 @@ DEFAULT_DEPTHS = (0.5, 0.55, 0.6, 0.65)
 DEFAULT_BIAS = -2.0
 DEFAULT_ANGLE = 1024
 DEFAULT_K = 32
+# What a gate has of every head: the names of an Adapter's numbers, and of a MemoryGate's parameters.
+GATE = ("bias", "temperature", "discount")
 _MIXTURE, _LOW_RANK, _SCAN = "mixture.", "low_rank.", "scan."
 # What an Adapter's file keeps as JSON in its metadata, each under its own name.
 _WORDS = ("recipe", "corpus", "development")
@@ -66,17 +68,18 @@ class Adapter:
     """How one model reads memory.
 
     layers: the memory layers, ascending; k: neighbours per query head; angle: the constant distance D, in tokens, at
-    which memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature: memory layer -> [heads]
-    float32; mixture: the state of the network that weighs token memory (`Mixture`), or none for a constant weight;
-    signature: of the model it was made for; recipe: how the numbers were found, in words; corpus: what they were
-    learned from; development: what they are worth on documents that none of them was learned from; low_rank: updates of
-    projections at positions that read memory (`low_rank.LowRank`), or none; scan: "gain",
+    which memory stands; gate: "joint" softmax or the paper's "sigmoid"; bias, temperature, discount: memory layer ->
+    [heads] float32, see `MemoryGate`; mixture: the state of the network that weighs token memory (`Mixture`), or none
+    for a constant weight; signature: of the model it was made for; recipe: how the numbers were found, in words;
+    corpus: what they were learned from; development: what they are worth on documents that none of them was learned
+    from; low_rank: updates of projections at positions that read memory (`low_rank.LowRank`), or none; scan: "gain",
     "error" and "mass" of every head of the model before any training, each [layers, heads] (`training.scan`).
     """
 
     layers: tuple[int, ...]
     bias: dict[int, Tensor]
     temperature: dict[int, Tensor]
+    discount: dict[int, Tensor]
     k: int = DEFAULT_K
     angle: int = DEFAULT_ANGLE
     gate: GateKind = "joint"
@@ -91,8 +94,7 @@ class Adapter:
 
     def save(self, path: Path) -> None:
         """Write the file, all or nothing. Raises CodememError where that is not possible."""
-        tensors = {f"layer.{layer}.bias": self.bias[layer] for layer in self.layers}
-        tensors |= {f"layer.{layer}.temperature": self.temperature[layer] for layer in self.layers}
+        tensors = {f"layer.{layer}.{kind}": getattr(self, kind)[layer] for layer in self.layers for kind in GATE}
         tensors |= {f"{_MIXTURE}{name}": tensor for name, tensor in self.mixture.items()}
         tensors |= {f"{_LOW_RANK}{name}": tensor for name, tensor in self.low_rank.items()}
         tensors |= {f"{_SCAN}{name}": tensor for name, tensor in self.scan.items()}
@@ -117,6 +119,7 @@ def uniform_adapter(
         layers=tuple(sorted(layers)),
         bias={layer: torch.full((heads,), bias) for layer in layers},
         temperature={layer: torch.ones(heads) for layer in layers},
+        discount={layer: torch.zeros(heads) for layer in layers},
         k=k,
         angle=angle,
         gate=gate,
@@ -135,11 +138,11 @@ def load_adapter(path: Path) -> Adapter:
             metadata = file.metadata() or {}
             shape = json.loads(metadata["adapter"])
             layers = tuple(shape.pop("layers"))
+            gates: dict[str, Any] = {kind: {n: _of_gate(file, n, kind) for n in layers} for kind in GATE}
             words = {name: json.loads(metadata[name]) for name in _WORDS if name in metadata}
             return Adapter(
                 layers=layers,
-                bias={layer: file.get_tensor(f"layer.{layer}.bias") for layer in layers},
-                temperature={layer: file.get_tensor(f"layer.{layer}.temperature") for layer in layers},
+                **gates,
                 mixture=_below(file, _MIXTURE),
                 low_rank=_below(file, _LOW_RANK),
                 scan=_below(file, _SCAN),
@@ -207,6 +210,14 @@ def _signature(metadata: dict[str, str]) -> Signature | None:
 def _below(file: Any, prefix: str) -> dict[str, Tensor]:
     names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
     return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def _of_gate(file: Any, layer: int, kind: str) -> Tensor:
+    """One number of each head; adapters had no discount once."""
+    if kind == "discount" and f"layer.{layer}.{kind}" not in file.keys():  # noqa: SIM118 - not a dict
+        return torch.zeros_like(file.get_tensor(f"layer.{layer}.bias"))
+    tensor: Tensor = file.get_tensor(f"layer.{layer}.{kind}")
+    return tensor
 
 
 def _unreadable(path: Path, error: Exception, hint: str = "give the path of an adapter file, or none") -> CodememError:

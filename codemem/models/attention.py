@@ -2,12 +2,14 @@
 
 For query head h with its key/value head g(h), head size d, and the k best entries j of that head in the bank:
 
-    score_j = temperature_h * softcap(scaling * <R(D) q_h, k_j>) + bias_h        q, k before the rotary embedding
+    s_j     = softcap(scaling * <R(D) q_h, k_j>)                                 q, k before the rotary embedding
+    score_j = temperature_h * s_j + bias_h - discount_h * max(0, min_j s_j)
     out_h   = softmax([score_memory ; score_local]) . [v_memory ; v_local]
 
-One softmax over both makes the gate depend on content: memory's weight is sigmoid(LSE_memory - LSE_local). The gate of
-Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g * A_memory + (1 - g) * A_local with g = sigmoid(bias_h),
-is the kind "sigmoid".
+One softmax over both makes the gate depend on content: memory's weight is sigmoid(LSE_memory - LSE_local). The more
+entries a bank has, the better even the weakest of k neighbours is by chance; the discount takes off what that is worth.
+The gate of Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g * A_memory + (1 - g) * A_local with g =
+sigmoid(bias_h), is the kind "sigmoid", without a discount.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ GateKind = Literal["joint", "sigmoid"]
 class MemoryGate(nn.Module):
     """The learned weight of memory against local context in one memory layer.
 
-    bias, temperature: [heads] float32, one per query head.
+    bias, temperature, discount: [heads] float32, one per query head.
     """
 
-    def __init__(self, bias: Tensor, temperature: Tensor, kind: GateKind = "joint") -> None:
+    def __init__(self, bias: Tensor, temperature: Tensor, discount: Tensor, kind: GateKind = "joint") -> None:
         super().__init__()
         self.bias = nn.Parameter(bias.detach().clone().float())
         self.temperature = nn.Parameter(temperature.detach().clone().float())
+        self.discount = nn.Parameter(discount.detach().clone().float())
         self.kind = kind
 
     def forward(self, local: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,15 +42,11 @@ class MemoryGate(nn.Module):
         k], places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to
         1.
         """
-        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
         if self.kind == "joint":
-            weights = torch.cat((local, temperature * memory + bias), dim=-1).softmax(dim=-1)
+            weights = torch.cat((local, self._scores(memory)), dim=-1).softmax(dim=-1)
             return weights[..., : local.shape[-1]], weights[..., local.shape[-1] :]
-        found = memory.isfinite().any(dim=-1, keepdim=True)
-        share = torch.sigmoid(bias) * found
-        return local.softmax(dim=-1) * (1 - share), (temperature * memory).masked_fill(~found, 0).softmax(
-            dim=-1
-        ) * share
+        share, weights = self._constant(memory)
+        return local.softmax(dim=-1) * (1 - share), weights
 
     def beside(self, mass: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, where the local scores were already summed up.
@@ -55,15 +54,28 @@ class MemoryGate(nn.Module):
         mass: [batch, heads, rows], the logarithm of the sum of the exponentials of the local scores; memory: as there.
         Returns the share of local context [batch, heads, rows] and the weights of memory [batch, heads, rows, k].
         """
-        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
         if self.kind == "joint":
-            scores = temperature * memory + bias
+            scores = self._scores(memory)
             whole = torch.logaddexp(mass, scores.logsumexp(dim=-1))
             return (mass - whole).exp(), (scores - whole.unsqueeze(-1)).exp()
+        share, weights = self._constant(memory)
+        return 1 - share.squeeze(-1).expand_as(mass), weights
+
+    def _scores(self, memory: Tensor) -> Tensor:
+        temperature, bias, discount = (
+            p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias, self.discount)
+        )
+        found = memory.isfinite()
+        weakest = memory.masked_fill(~found, float("inf")).amin(dim=-1, keepdim=True)
+        weakest = weakest.masked_fill(~found.any(dim=-1, keepdim=True), 0).clamp(min=0)
+        return temperature * memory + (bias - discount * weakest)
+
+    def _constant(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the kind "sigmoid": memory's share [batch, heads, rows, 1] and its weights [batch, heads, rows, k]."""
+        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
         found = memory.isfinite().any(dim=-1, keepdim=True)
         share = torch.sigmoid(bias) * found
-        weights = (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share
-        return 1 - share.squeeze(-1).expand_as(mass), weights
+        return share, (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share
 
 
 def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, softcap: float | None) -> Tensor:

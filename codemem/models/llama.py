@@ -170,9 +170,11 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int], last: int = 1) -> Tensor:
-        states = self.states(ids, last)
+        states, reading = self.states(ids, last), self.model.reading
+        if reading.states is not None:
+            reading.states.append(states.unsqueeze(0))
         logits = linear(states, self.weights.head).float()
-        return self.model.token_memory.mixed_each(states, logits) if self.model.reading.tokens else logits
+        return self.model.token_memory.mixed(states, logits) if reading.tokens else logits
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

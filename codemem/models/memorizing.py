@@ -66,7 +66,9 @@ class MemorizingModel(nn.Module):
         self.adapter = adapter = adapter or uniform_adapter(layers, self.sites[layers[0]].heads)
         self.reading = Reading(k=adapter.k)
         self.gates = {
-            layer: MemoryGate(adapter.bias[layer], adapter.temperature[layer], adapter.gate).to(self.device)
+            layer: MemoryGate(
+                adapter.bias[layer], adapter.temperature[layer], adapter.discount[layer], adapter.gate
+            ).to(self.device)
             for layer in adapter.layers
         }
         self.gate_modules = nn.ModuleList(self.gates.values())

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from codemem.memory.banks import Memory
 from codemem.models.memory_layer import Reading
 from codemem.models.mixture import Mixture, describe, mix
+from codemem.models.packed import MOST_ROWS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,13 +74,15 @@ class TokenMemory:
         output.logits = torch.cat((logits[:, : length - rows].float(), mixed.view(batch, rows, vocabulary)), dim=1)
         return output
 
-    def mixed_each(self, states: Tensor, logits: Tensor) -> Tensor:
+    def mixed(self, states: Tensor, logits: Tensor) -> Tensor:
         """Log-probabilities of the mixture, [m, vocabulary] float32, from final hidden states [m, size] and logits [m,
-        vocabulary] of one document's positions; the logits where memory is empty. One position at a time, so that none
-        changes what is computed for another."""
+        vocabulary] of one document's positions; the logits where memory is empty. Of at most MOST_ROWS each is computed
+        by itself, so that none changes what is computed for another."""
         if not self.bank.state_size or not len(self.bank):
             return logits
         log_probs = logits.log_softmax(dim=-1)
+        if len(states) > MOST_ROWS:
+            return self._mixed(states, log_probs, 1)
         return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], 1) for i in range(len(states))])
 
     def _mixed(self, states: Tensor, log_probs: Tensor, batch: int) -> Tensor:

@@ -3,7 +3,7 @@ next token comes from token memory.
 
     scan      every head of every layer is asked what memory would gain it          training/scan.py
     encode    the bank: documents of the corpus, and distractors, at the layers chosen
-    gates     biases and temperatures                                               training/gates.py
+    gates     of their heads                                                        training/gates.py
     mixture   the weight of token memory                                            training/mixture.py
     joint     gates again, beside token memory: they learn to say what it does not
     low-rank  if asked for: updates of projections at positions that read memory    models/low_rank.py
@@ -17,21 +17,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codemem.errors import CodememError
-from codemem.memory.banks import Memory
+from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.memory.manifest import FOLDER
 from codemem.memory.store import Store
-from codemem.models.adapter import DEFAULT_K, Adapter, Signature, signature_of, uniform_adapter
+from codemem.models.adapter import DEFAULT_K, GATE, Adapter, Signature, signature_of, uniform_adapter
 from codemem.models.interface import attention_modules
 from codemem.models.loading import LoadedModel
 from codemem.models.low_rank import untrained
@@ -42,11 +44,13 @@ from codemem.tensor_files import write_tensors
 from codemem.texts import Text, grouped
 from codemem.training import mixture as mixtures
 from codemem.training.corpus import Budget, Corpus, Repository, bytes_of, hash_of, split
-from codemem.training.gates import GateTraining, Piece, drawn, full_pieces
+from codemem.training.gates import GateTraining, Piece, Step, drawn, full_pieces
 from codemem.training.scan import Scan, choose_layers, scan, starting_bias
 
 Report = Callable[[str, int, int], None]
 _FORMAT = 2  # of what the stages leave
+# How much is there of what does not belong to the repository that is learned from.
+SHARES = (0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -194,9 +198,9 @@ class _Run:
         kept = self._kept(name)
         if kept is not None and int(kept["step"]) == steps:
             return kept
-        model.bank = self._bank(model)
+        bank = self._bank(model)
         order = self._pieces(model, self.corpus.training, name, steps)
-        training = GateTraining(model, [piece for _, piece in order], tokens=tokens)
+        training = GateTraining(model, bank, self._steps(bank, order, name), tokens=tokens)
         if kept is not None:
             training.restore(kept)
         stage = "training gates" + " beside token memory" * tokens + " with low-rank updates" * bool(model.low_rank)
@@ -209,13 +213,15 @@ class _Run:
 
     def mixture(self, model: MemorizingModel) -> dict[str, Tensor]:
         """The state of the mixture, and "lambda", the best constant weight for what it was trained on."""
-        model.bank = self._bank(model)
+        model.bank = bank = self._bank(model)
         cut = self._pieces(model, self.corpus.training, "mixture", self.options.mixture_pieces)
+        steps = self._steps(bank, cut, "mixture")
         examples = []
-        for number, (document, piece) in enumerate(cut):
+        for number, ((document, _), step) in enumerate(zip(cut, steps, strict=True)):
             self.report("reading for the mixture", number, len(cut))
-            # One network serves completions with and without attention memory.
-            examples.append(mixtures.collect(model, piece, document, attention=number % 2 == 0))
+            with bank.without(step.without):
+                # One network serves completions with and without attention memory.
+                examples.append(mixtures.collect(model, step.piece, document, attention=number % 2 == 0))
         self.report("reading for the mixture", len(cut), len(cut))
         collected = mixtures.joined(examples)
         trained = mixtures.train(
@@ -245,7 +251,7 @@ class _Run:
             return mixtures.joined(examples)
 
         without, with_attention = read(False), read(True)
-        _set_gates(model, {f"{kind}.{n}": t for kind in _KINDS for n, t in getattr(start, kind).items()})
+        _set_gates(model, {f"{kind}.{n}": t for kind in GATE for n, t in getattr(start, kind).items()})
         untrained = read(True)
         _set_gates(model, gates)
         self.report("measuring", number, number)
@@ -265,9 +271,11 @@ class _Run:
         }
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
 
-    def _pieces(self, model: MemorizingModel, texts: Sequence[Text], stage: str, count: int) -> list[tuple[int, Piece]]:
+    def _pieces(
+        self, model: MemorizingModel, documents: Sequence[tuple[str, Text]], stage: str, count: int
+    ) -> list[tuple[int, Piece]]:
         options = self.options
-        available = full_pieces(model, texts, options.context, options.scored)
+        available = full_pieces(model, [text for _, text in documents], options.context, options.scored)
         if not available:
             raise CodememError(
                 f"no document of the corpus has {options.scored} tokens to predict", "codemem adapt --corpus FOLDER"
@@ -276,13 +284,25 @@ class _Run:
         count = count if stage == "gates" else min(count, len(available))
         return drawn(available, count, f"{stage} {options.seed}")
 
+    def _steps(self, bank: Bank, pieces: Sequence[tuple[int, Piece]], stage: str) -> list[Step]:
+        """What is read of training documents, each beside all of its own repository and beside a share of everything
+        else, which is drawn from SHARES: so what is learned does not depend on how much there is that is of no use."""
+        steps = []
+        for number, (document, piece) in enumerate(pieces):
+            chance = random.Random(f"{stage} {number} {self.options.seed}")
+            own = self.corpus.training[document][0] + "/"
+            others = [path for path in bank.documents if not path.startswith(own)]
+            gone = len(others) - round(chance.choice(SHARES) * len(others))
+            steps.append(Step(piece, tuple(chance.sample(others, gone))))
+        return steps
+
     def _groups(self) -> Iterator[list[tuple[str, Text]]]:
         """The memory documents that are encoded together, in order."""
         return grouped(self.corpus.memory, lambda document: bytes_of(document[1]))
 
-    def _bank(self, model: MemorizingModel) -> Memory:
+    def _bank(self, model: MemorizingModel) -> Bank:
         """The bank of all memory documents. Their entries lie in the folder as blobs until the adapter is made."""
-        if len(model.bank):
+        if isinstance(model.bank, Bank) and len(model.bank):
             return model.bank
         bank = model.new_bank()
         done, total = 0, sum(bytes_of(text) for _, text in self.corpus.memory)
@@ -305,9 +325,6 @@ class _Run:
         return bank
 
 
-_KINDS = ("bias", "temperature")
-
-
 def _network(mixture: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of the network alone, without the best constant weight."""
     return {name: tensor for name, tensor in mixture.items() if name != "lambda"}
@@ -317,16 +334,16 @@ def _set_gates(model: MemorizingModel, tensors: dict[str, Tensor]) -> None:
     """Set gates, and low-rank updates if the model has some; without tensors of theirs these change nothing."""
     with torch.no_grad():
         for layer, gate in model.gates.items():
-            gate.bias.copy_(tensors[f"bias.{layer}"])
-            gate.temperature.copy_(tensors[f"temperature.{layer}"])
+            for kind in GATE:
+                getattr(gate, kind).copy_(tensors[f"{kind}.{layer}"])
         for name, update in model.low_rank.updates.items() if model.low_rank else ():
             update.copy_(tensors.get(f"low_rank.{name}", torch.zeros_like(update)))
 
 
 def _with_gates(adapter: Adapter, tensors: dict[str, Tensor]) -> Adapter:
     """The adapter with the gates that `GateTraining.state` has."""
-    bias, temperature = ({layer: tensors[f"{kind}.{layer}"] for layer in adapter.layers} for kind in _KINDS)
-    return replace(adapter, bias=bias, temperature=temperature)
+    gates: dict[str, Any] = {kind: {layer: tensors[f"{kind}.{layer}"] for layer in adapter.layers} for kind in GATE}
+    return replace(adapter, **gates)
 
 
 def _encoded(model: MemorizingModel, documents: Sequence[tuple[str, Text]]) -> list[Entries]:

@@ -31,8 +31,8 @@ class Budget:
     """Bytes of source, of all repositories together. memory: in the bank, beside `distractors`; training, development:
     to choose pieces from."""
 
-    memory: int = 270_000
-    distractors: int = 130_000
+    memory: int = 1_100_000
+    distractors: int = 500_000
     training: int = 300_000
     development: int = 150_000
 
@@ -46,12 +46,13 @@ class Corpus:
     """The documents of a calibration, in seeded order, none of them twice.
 
     memory: (name in the bank, document) of the repositories and the distractors; the name begins with that of the
-    repository, since two may have the same paths. training, development: documents that are never in the bank.
+    repository, since two may have the same paths. training, development: (name of the repository, document), documents
+    that are never in the bank.
     """
 
     memory: tuple[tuple[str, Text], ...]
-    training: tuple[Text, ...]
-    development: tuple[Text, ...]
+    training: tuple[tuple[str, Text], ...]
+    development: tuple[tuple[str, Text], ...]
 
     @property
     def digest(self) -> str:
@@ -60,8 +61,8 @@ class Corpus:
             "\0".join((part, name, text.path, hash_of(text)))
             for part, documents in (
                 ("memory", self.memory),
-                ("training", [("", text) for text in self.training]),
-                ("development", [("", text) for text in self.development]),
+                ("training", self.training),
+                ("development", self.development),
             )
             for name, text in documents
         ]
@@ -111,8 +112,8 @@ def split(repositories: Sequence[Repository], budget: Budget, seed: int) -> Corp
     real = [repository for repository in repositories if not repository.distractor]
     seen: set[str] = set()
     memory: list[tuple[str, Text]] = []
-    training: list[Text] = []
-    development: list[Text] = []
+    training: list[tuple[str, Text]] = []
+    development: list[tuple[str, Text]] = []
     near = 0
     for repository in sorted(repositories, key=lambda repository: repository.distractor):
         documents = _distinct(repository, seen)
@@ -120,8 +121,10 @@ def split(repositories: Sequence[Repository], budget: Budget, seed: int) -> Corp
         total = sum(map(bytes_of, documents))
         if not repository.distractor:
             share = len(real)
-            development += _taken(documents, min(budget.development // share, int(_DEVELOPMENT_SHARE * total)))
-            training += _taken(documents, min(budget.training // share, int(_TRAINING_SHARE * total)))
+            measured = _taken(documents, min(budget.development // share, int(_DEVELOPMENT_SHARE * total)))
+            development += [(repository.name, text) for text in measured]
+            learned = _taken(documents, min(budget.training // share, int(_TRAINING_SHARE * total)))
+            training += [(repository.name, text) for text in learned]
             remembered = _taken(documents, budget.memory // share)
             near += sum(map(bytes_of, remembered))
         else:

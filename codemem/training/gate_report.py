@@ -8,15 +8,15 @@ from typing import Any
 
 from codemem.errors import CodememError
 from codemem.extras import optional
-from codemem.models.adapter import DEFAULT_BIAS, Adapter
+from codemem.models.adapter import DEFAULT_BIAS, GATE, Adapter
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def heads(adapter: Adapter) -> list[dict[str, Any]]:
-    """The heads of the memory layers, by layer. layer, head: their numbers; bias, temperature: as learned; gain, error,
-    mass: as the scan found them (`training.scan`); open: whether training raised its bias above DEFAULT_BIAS. Without
-    a scan the list is empty."""
+    """The heads of the memory layers, by layer. layer, head: their numbers; bias, temperature, discount: as learned;
+    gain, error, mass: as the scan found them (`training.scan`); open: whether training raised its bias above
+    DEFAULT_BIAS. Without a scan the list is empty."""
     if not adapter.scan:
         return []
     return [
@@ -24,9 +24,8 @@ def heads(adapter: Adapter) -> list[dict[str, Any]]:
             "layer": layer,
             "head": head,
             "open": float(adapter.bias[layer][head]) > DEFAULT_BIAS,
-            "bias": round(float(adapter.bias[layer][head]), 4),
-            "temperature": round(float(adapter.temperature[layer][head]), 4),
         }
+        | {kind: round(float(getattr(adapter, kind)[layer][head]), 4) for kind in GATE}
         | {name: round(float(adapter.scan[name][layer, head]), 6) for name in ("gain", "error", "mass")}
         for layer in adapter.layers
         for head in range(len(adapter.bias[layer]))

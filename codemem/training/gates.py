@@ -1,8 +1,8 @@
-"""Training gates: biases and temperatures of the memory layers, by gradient descent on documents out of memory.
+"""Training the gates of the memory layers by gradient descent on documents out of memory.
 
 Only the gates are trained. Keys and values in the bank are those of the frozen model. The bank holds entries of several
-repositories, so that gates learn to live with distractors (Tworkowski et al., Focused Transformer, 2023), and never the
-file that is being predicted.
+repositories, so that gates learn to live with distractors (Tworkowski et al., Focused Transformer, 2023), now of more
+and now of fewer, and never the file that is being predicted.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from codemem.memory.bank import Bank
+from codemem.models.adapter import GATE
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 from codemem.texts import Text
@@ -30,6 +32,13 @@ class Piece:
 
     ids: Tensor
     scored: int
+
+
+class Step(NamedTuple):
+    """A piece to learn from, and documents of the bank that are not there meanwhile."""
+
+    piece: Piece
+    without: tuple[str, ...] = ()
 
 
 def pieces(model: MemorizingModel, path: str, text: str, context: int = 512, scored: int = 256) -> Iterator[Piece]:
@@ -71,8 +80,8 @@ def drawn(available: Sequence[T], count: int, seed: str) -> list[T]:
 
 
 class GateTraining:
-    """Adam on the biases and temperatures of a model's memory layers, and on its low-rank updates if it has some, one
-    piece a step, with cosine decay.
+    """Adam on the gates of a model's memory layers, and on its low-rank updates if it has some, one piece a step, with
+    cosine decay.
 
     Everything that the next step depends on is in `state`, so that a run that was cut goes on to the same gates, bit by
     bit. The model's bank must not hold the documents of the pieces.
@@ -81,27 +90,35 @@ class GateTraining:
     def __init__(
         self,
         model: MemorizingModel,
-        order: Sequence[Piece],
+        bank: Bank,
+        order: Sequence[Step],
         *,
         tokens: bool = False,
         bias_rate: float = 0.15,
         temperature_rate: float = 0.02,
+        discount_rate: float = 0.02,
         low_rank_rate: float = 0.001,
     ) -> None:
-        """order: the piece of every step; tokens: whether token memory is read too, so that gates learn what it does
-        not know already."""
+        """order: what every step learns from; tokens: whether token memory is read too, so that gates learn what it
+        does not know already."""
         for parameter in model.base.parameters():
             parameter.requires_grad_(False)
         self.model, self.order, self.tokens, self.step = model, order, tokens, 0
+        self.bank = model.bank = bank
         self._parameters = {
             f"{name}.{layer}": parameter
-            for name in ("bias", "temperature")
+            for name in GATE
             for layer, gate in model.gates.items()
             for parameter in (getattr(gate, name),)
         }
         if model.low_rank is not None:
             self._parameters |= {f"low_rank.{name}": update for name, update in model.low_rank.updates.items()}
-        self._rates = {"bias": bias_rate, "temperature": temperature_rate, "low_rank": low_rank_rate}
+        self._rates = {
+            "bias": bias_rate,
+            "temperature": temperature_rate,
+            "discount": discount_rate,
+            "low_rank": low_rank_rate,
+        }
         self._optimizer = torch.optim.Adam(
             [{"params": [parameter]} for parameter in self._parameters.values()], betas=(0.9, 0.98)
         )
@@ -112,11 +129,11 @@ class GateTraining:
 
     def advance(self) -> float:
         """Take one step. Returns the loss before it, in nats per token."""
-        piece = self.order[self.step]
+        piece, without = self.order[self.step]
         decay = (1 + math.cos(math.pi * self.step / len(self.order))) / 2
         for name, group in zip(self._parameters, self._optimizer.param_groups, strict=True):
             group["lr"] = self._rates[name.split(".")[0]] * decay
-        with self.model.reads(tokens=self.tokens, last=piece.scored + 1):
+        with self.bank.without(without), self.model.reads(tokens=self.tokens, last=piece.scored + 1):
             value = loss(self.model, piece)
             self._optimizer.zero_grad()
             torch.autograd.backward(value)

@@ -50,10 +50,9 @@ def collect(model: MemorizingModel, piece: Piece, document: int, *, attention: b
     """The examples of a piece, whose document is not in the bank, with and without attention memory."""
     with model.reads(attention=attention, tokens=False, last=piece.scored + 1) as reading:
         reading.states = []
-        logits = model(input_ids=piece.ids, use_cache=False, logits_to_keep=piece.scored + 1).logits[0, :-1]
+        log_probs = model.decoder().read(piece.ids[0].tolist(), piece.scored + 1)[:-1].log_softmax(dim=-1)
         (states,) = reading.states
     target = piece.ids[0, -piece.scored :].unsqueeze(-1)
-    log_probs = logits.float().log_softmax(dim=-1)
     rows, similarity = model.bank.nearest(states[0, :-1], NEIGHBOURS)
     tokens = model.bank.following(rows)
     parts = (
