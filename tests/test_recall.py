@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from codemem.completion import recall
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
-from codemem.completion.recall import POSITIONS, WINDOW_LINES, called, recall
+from codemem.completion.recall import POSITIONS, WINDOW_LINES, ask, votes
 from codemem.completion.request import Request
 from codemem.completion.snippets import Snippet, spell
 from codemem.completion.vocabulary import Vocabulary
@@ -92,6 +93,10 @@ def states_of(model: MemorizingModel, path: str, text: str) -> torch.Tensor:
         return model.base.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
 
 
+def called(model: MemorizingModel, states: torch.Tensor) -> list[Snippet]:
+    return recall.snippets(model, votes(model.bank, states))
+
+
 def lines_of(text: str, snippet: Snippet) -> str:
     return "\n".join(text.split("\n")[snippet.start_line - 1 : snippet.end_line])
 
@@ -154,7 +159,7 @@ def test_the_window_that_a_prompt_repeats_comes_first(memory, window):
     prompt = build_prompt(
         Request("src/long.py", repeated, len(repeated), context=4000), memory.tokenizer, Vocabulary(memory.tokenizer)
     )
-    best = recall(memory, memory.decoder(), prompt.ids)[0]
+    best = recall.snippets(memory, ask(memory, memory.decoder(), prompt.ids))[0]
     assert (best.path, best.start_line, best.text) == (
         "src/long.py",
         window * WINDOW_LINES + 1,
@@ -168,7 +173,7 @@ def test_recall_asks_with_what_the_model_says_without_memory(memory):
     ids = header_tokens(memory.tokenizer, "a.py") + tokenize(memory.tokenizer, LONG[:300])[0]
     plain = called(memory, states_of(memory, "a.py", LONG[:300])[-32:])
     with memory.reads(traced=True) as reading:
-        found = recall(memory, memory.decoder(), ids)
+        found = recall.snippets(memory, ask(memory, memory.decoder(), ids))
         assert [str(snippet) for snippet in found] == [str(snippet) for snippet in plain]
         assert [s.weight for s in found] == pytest.approx([s.weight for s in plain], rel=1e-3)
         assert (reading.trace, reading.token_trace, reading.seconds) == ([], [], 0.0)

@@ -15,15 +15,16 @@ from codemem.completion.infill import infill_of, with_suffix
 from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import POSITIONS, recall
+from codemem.completion.recall import FOCUS, POSITIONS, Votes, ask, focus, snippets
 from codemem.completion.request import Completion, MemoryUse, Request, typed_on
 from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import Ending
 from codemem.completion.vocabulary import Vocabulary
+from codemem.memory.focus import Focus
 from codemem.memory.provenance import memory_share, sources
 from codemem.models.memorizing import MemorizingModel
 
-# Share of the votes that the snippets in a cached prompt must have to stay there.
+# Share of the votes that the snippets in a cached prompt must have to stay there, and the focus too.
 STILL_RIGHT = 0.5
 # Tokens that may be typed before memory is asked for snippets again.
 ASK_AFTER = 8
@@ -65,27 +66,32 @@ class _Answered:
 
 @dataclass(frozen=True)
 class _Recalled:
-    """What stood in the last prompt of a document, and the version of the memory that it is from. asked: the tokens by
-    which it was chosen."""
+    """What memory voted for in a document, as it stood in the prompt, and what attention searches. made_of: the path,
+    the version of the memory, and what was wanted of it; asked: the tokens that asked."""
 
-    path: str
-    version: int
+    made_of: tuple[str, int, object]
+    asked: list[int]
     snippets: list[Snippet]
     ids: list[int]
-    asked: list[int]
+    focus: Focus | None
 
-    def near(self, path: str, version: int, asked: list[int]) -> bool:
+    def near(self, made_of: object, asked: list[int]) -> bool:
         """Whether only a few tokens were typed since."""
         typed = len(asked) - len(self.asked)
-        alike = (path, version, self.asked[:-1]) == (self.path, self.version, asked[: len(self.asked) - 1])
+        alike = (made_of, self.asked[:-1]) == (self.made_of, asked[: len(self.asked) - 1])
         return alike and 0 <= typed < ASK_AFTER
 
-    def stays(self, now: _Recalled) -> bool:
-        """Whether it is still right where memory would choose `now`. Of the document itself nothing stays, since what
-        may be read of it moves with the cursor."""
-        same = (self.path, self.version) == (now.path, now.version)
-        own = any(snippet.path == self.path for snippet in self.snippets)
-        return same and not own and covered(now.snippets, self.snippets) >= STILL_RIGHT
+    def stays(self, found: list[Snippet]) -> bool:
+        """Whether the snippets are still right where memory would choose those. Of the document itself nothing stays,
+        since what may be read of it moves with the cursor."""
+        own = any(snippet.path == self.made_of[0] for snippet in self.snippets)
+        return not own and covered(found, self.snippets) >= STILL_RIGHT
+
+    def focused(self, called: Votes) -> bool:
+        """The same of what attention searches."""
+        if self.focus is None or any(path == self.made_of[0] for path, _ in self.focus.windows):
+            return False
+        return self.focus.share(called) >= STILL_RIGHT
 
 
 class Engine:
@@ -176,14 +182,16 @@ class Engine:
         hidden_from = 1 if request.changed else prompt.first_line
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
-            snippets: list[Snippet] = []
-            if memory and request.recall and len(bank):
-                snippets, prompt = self._with_snippets(request, prompt, clock, begin)
+            shown: list[Snippet] = []
+            if memory and len(bank) and (request.recall or (request.attention and len(bank) > FOCUS)):
+                recalled = self._ask(request, prompt, clock, begin)
+                prompt = with_snippets(prompt, recalled.ids, self.model.tokenizer)
+                shown, reading.focus = recalled.snippets, recalled.focus
             if self.infill is not None:
                 prompt = with_suffix(prompt, request, self.model.tokenizer, self.infill)
             steps = decode(
                 self.model,
-                self._cache.decoder((request.path, bool(snippets)), prompt.ids),
+                self._cache.decoder((request.path, bool(shown)), prompt.ids),
                 self.vocabulary,
                 prompt,
                 temperature=request.temperature,
@@ -217,7 +225,7 @@ class Engine:
                 reason = nothing
             trace, token_trace = reading.trace or [], reading.token_trace or []
             use = MemoryUse(
-                len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(snippets)
+                len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(shown)
             )
             return Completion(
                 text=text,
@@ -236,32 +244,39 @@ class Engine:
                 provenance=sources(bank, trace, token_trace, chosen),
             )
 
-    def _with_snippets(
-        self, request: Request, prompt: Prompt, clock: Clock, begin: float
-    ) -> tuple[list[Snippet], Prompt]:
-        """Snippets for the prompt, best last, and the prompt with them; none where it would take longer to read than
-        the request allows, as far as the shorter prompt's time tells.
+    def _ask(self, request: Request, prompt: Prompt, clock: Clock, begin: float) -> _Recalled:
+        """Ask memory what this completion needs of it: snippets for the prompt, best last, none where it would take
+        longer to read them than the request allows, as far as the shorter prompt's time tells; and what attention
+        searches.
 
-        Those of the document's last prompt stay while they are still the right ones, since that prompt is still in the
-        cache."""
-        tokenizer, start, model, last = self.model.tokenizer, time.perf_counter(), self.model, self._recalled
-        if last is not None and last.near(request.path, model.bank.version, prompt.ids):
-            return last.snippets, with_snippets(prompt, last.ids, tokenizer)
+        Both stay as they were for the document's last prompt while they are still right, since what has read them is
+        still in the cache."""
+        start, model, last = time.perf_counter(), self.model, self._recalled
+        made_of = request.path, model.bank.version, (request.recall, request.attention, request.snippets)
+        if last is not None and last.near(made_of, prompt.ids):
+            return last
+        if last is not None and last.made_of != made_of:
+            last = None
         with model.reads(attention=False, tokens=False):
-            decoder = self._cache.decoder((request.path, "asking"), prompt.ids)
+            # Without snippets it is the same prompt that is completed, unless its suffix comes first.
+            purpose = "asking" if request.recall or self.infill is not None else False
+            decoder = self._cache.decoder((request.path, purpose), prompt.ids)
         read = len(prompt.ids) - len(decoder.tokens)
-        found = recall(model, decoder, prompt.ids)
-        snippets, ids = choose(tokenizer, found, request.path, request.snippets)
-        now = _Recalled(request.path, model.bank.version, snippets, ids, prompt.ids)
-        if last is not None and last.stays(now):
-            now = replace(now, snippets=last.snippets, ids=last.ids)
-        self._recalled = now
+        called = ask(model, decoder, prompt.ids)
+        found, ids = list[Snippet](), list[int]()
+        if request.recall:
+            found, ids = choose(model.tokenizer, snippets(model, called), request.path, request.snippets)
+            if last is not None and last.stays(found):
+                found, ids = last.snippets, last.ids
+        searched = None
+        if request.attention:
+            searched = last.focus if last is not None and last.focused(called) else focus(model.bank, called)
         clock.recall = time.perf_counter() - start
-        needed = time.perf_counter() - begin + clock.recall * (len(now.ids) + len(prompt.ids)) / read
+        needed = time.perf_counter() - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
         if request.deadline is not None and needed * 1000 > request.deadline:
-            self._recalled = replace(now, snippets=[], ids=[])
-            return [], prompt
-        return now.snippets, with_snippets(prompt, now.ids, tokenizer)
+            found, ids = [], []
+        self._recalled = _Recalled(made_of, prompt.ids, found, ids, searched)
+        return self._recalled
 
 
 def _behind(text: str, typed: str) -> str:

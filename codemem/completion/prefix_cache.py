@@ -38,7 +38,7 @@ class PrefixCache:
         way. Of a prompt those are the last ones, as `decode` reads it.
         """
         reading, bank = self._model.reading, self._model.bank
-        state = reading.attention and (id(bank), bank.version)
+        state = reading.attention and (id(bank), bank.version, reading.focus)
         held = self._held.pop(purpose, None)
         if held is None:
             decoder = self._model.decoder() if len(self._held) < MOST else self._held.popitem(last=False)[1].decoder

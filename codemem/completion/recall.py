@@ -1,4 +1,4 @@
-"""Recall: memory chooses the snippets that stand in the prompt.
+"""Recall: memory says which of it a completion needs: snippets for the prompt, and what attention searches.
 
 The final hidden states of the last positions before the cursor say what the model is about to write. Their nearest
 entries in the token memory vote for the lines they came from. Word overlap, which retrieval for prompts commonly uses,
@@ -8,12 +8,14 @@ is not looked at.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from codemem.completion.snippets import Snippet
 from codemem.memory.banks import Memory
+from codemem.memory.focus import Focus
 from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.tokenizer import decode
@@ -25,30 +27,49 @@ NEIGHBOURS = 16
 SHARPNESS = 8.0
 WINDOW_LINES = 20
 CANDIDATES = 24
+# A memory of more entries than this is searched by attention in so many of them: the windows with the most votes, and
+# MARGIN lines around each.
+FOCUS = 8_192
+MARGIN = 20
+
+Votes = Mapping[tuple[str, int], float]  # (path, first line) of a window -> the weight of its votes
 
 
-def recall(model: MemorizingModel, decoder: Decoder, ids: list[int]) -> list[Snippet]:
-    """The snippets of memory that a prompt's tokens call for, best first. decoder: holds the first of the tokens, or
-    none, as they are read without memory."""
+def ask(model: MemorizingModel, decoder: Decoder, ids: list[int]) -> Votes:
+    """What memory votes for behind a prompt's tokens. decoder: holds the first of the tokens, or none, as they are read
+    without memory."""
     decoder.crop(max(0, len(ids) - POSITIONS))
     new = ids[len(decoder.tokens) :]
     with model.reads(attention=False, tokens=False):
         states = decoder.states(new, min(POSITIONS, len(new)))
-    return called(model, states)
+    return votes(model.bank, states)
 
 
-def called(model: MemorizingModel, states: Tensor) -> list[Snippet]:
-    """The same from the final hidden states [m, size] of the last positions."""
-    bank = model.bank
-    windows = _votes(bank, states)
-    best = sorted(windows.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
-    total = sum(windows.values())
-    snippets = []
-    for (path, first), weight in best:
-        last = min(first + WINDOW_LINES - 1, bank.last_line(path))
-        if snippet := excerpt(model, path, first, last, weight / total):
-            snippets.append(snippet)
-    return snippets
+def snippets(model: MemorizingModel, called: Votes) -> list[Snippet]:
+    """The snippets that are voted for, best first."""
+    total, found = sum(called.values()), []
+    for path, first in _best(called)[:CANDIDATES]:
+        last = min(first + WINDOW_LINES - 1, model.bank.last_line(path))
+        if snippet := excerpt(model, path, first, last, called[path, first] / total):
+            found.append(snippet)
+    return found
+
+
+def focus(bank: Memory, called: Votes) -> Focus | None:
+    """What attention searches of a memory, None for all of a small one, and where nothing is voted for."""
+    if len(bank) <= FOCUS or not called:
+        return None
+    windows, rows = list[tuple[str, int]](), set[int]()
+    for path, first in _best(called):
+        if len(rows) >= FOCUS:
+            break
+        windows.append((path, first))
+        rows.update(bank.rows(path, first - MARGIN, first + WINDOW_LINES - 1 + MARGIN).tolist())
+    return Focus(bank, torch.tensor(sorted(rows)), frozenset(windows)) if rows else None
+
+
+def _best(called: Votes) -> list[tuple[str, int]]:
+    return sorted(called, key=lambda window: (-called[window], window))
 
 
 def excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: float) -> Snippet | None:
@@ -65,8 +86,8 @@ def excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: fl
     return Snippet(path, first + visible[0], first + visible[-1], "\n".join(lines), weight)
 
 
-def _votes(bank: Memory, states: Tensor) -> dict[tuple[str, int], float]:
-    """(path, first line) of a window -> the weight of its votes."""
+def votes(bank: Memory, states: Tensor) -> Votes:
+    """What the neighbours of the final hidden states [m, size] of the last positions vote for."""
     rows, similarity = bank.nearest(states, NEIGHBOURS)
     later = (torch.arange(len(rows), device=rows.device) + 1) / len(rows)
     weights = torch.exp(SHARPNESS * (similarity - 1)) * later.unsqueeze(-1)

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codemem.completion import recall
 from codemem.completion.decode import allowed
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import recall
 from codemem.completion.request import Request
 from codemem.completion.snippets import choose
 from codemem.completion.vocabulary import Vocabulary
@@ -29,6 +29,7 @@ from codemem.evaluation.bm25 import WindowIndex
 from codemem.evaluation.metrics import edit_similarity, exact, identifier_match
 from codemem.evaluation.tasks import Task
 from codemem.memory.bank import Bank
+from codemem.memory.focus import Focus
 from codemem.models.decoder import Decoder
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
@@ -75,6 +76,16 @@ class _Prefix:
         return max(0, len(self.prompt.ids) - READING)
 
 
+@dataclass
+class _Asked:
+    """What memory voted for behind the plain prompt, and what attention searches of it. asking, focusing: seconds."""
+
+    votes: recall.Votes
+    focus: Focus | None
+    asking: float
+    focusing: float
+
+
 class LineCompletion:
     """Completes tasks by arms with one model. bank: the memory, without the documents of the tasks; windows: the same
     documents for BM25."""
@@ -91,18 +102,31 @@ class LineCompletion:
         request = Request(task.path, task.text, task.offset, context=CONTEXT)
         plain = self._prefix(build_prompt(request, self.model.tokenizer, self.vocabulary))
         truth = self._truth(task, plain.prompt)
+        asked = self._ask(plain)
         prefixes: dict[Prompted, _Prefix] = {"plain": plain}
         outcomes: dict[str, Outcome] = {}
         written: list[list[int]] = []
         for arm in arms:
             if arm.prompt not in prefixes:
-                prefixes[arm.prompt] = self._prompted(arm.prompt, task, plain)
+                prefixes[arm.prompt] = self._prompted(arm.prompt, task, plain, asked)
             self.model.bank = self.random if arm.random else self.bank
-            outcomes[arm.name] = self._outcome(task, arm, prefixes[arm.prompt], truth, written)
+            focus, seconds = None, prefixes[arm.prompt].seconds
+            if arm.attention and not arm.random:
+                focus, seconds = asked.focus, seconds + asked.focusing
+                if arm.prompt != "recalled":
+                    seconds += asked.asking + (plain.seconds if arm.prompt != "plain" else 0)
+            outcomes[arm.name] = self._outcome(task, arm, prefixes[arm.prompt], truth, written, focus, seconds)
         self.model.bank = self.bank
         return outcomes
 
-    def _prompted(self, kind: Prompted, task: Task, plain: _Prefix) -> _Prefix:
+    def _ask(self, plain: _Prefix) -> _Asked:
+        start = time.perf_counter()
+        votes = recall.ask(self.model, plain.decoder, plain.prompt.ids)
+        asked = time.perf_counter()
+        focus = recall.focus(self.bank, votes)
+        return _Asked(votes, focus, asked - start, time.perf_counter() - asked)
+
+    def _prompted(self, kind: Prompted, task: Task, plain: _Prefix, asked: _Asked) -> _Prefix:
         tokenizer, start = self.model.tokenizer, time.perf_counter()
         if kind == "longer":
             request = Request(task.path, task.text, task.offset, context=2 * CONTEXT)
@@ -111,9 +135,8 @@ class LineCompletion:
             found = self.windows.snippets(task.text[: task.offset], exclude_path=task.path)
             seconds = 0.0
         else:
-            plain.decoder.crop(plain.early)  # an arm read the others with memory
-            found = recall(self.model, plain.decoder, plain.prompt.ids)
-            seconds = plain.seconds  # memory is asked by the shorter prompt, which is read for that
+            found = recall.snippets(self.model, asked.votes)
+            seconds = plain.seconds + asked.asking  # the shorter prompt is read for that
         _, ids = choose(tokenizer, found, task.path, SNIPPET_TOKENS)
         seconds += time.perf_counter() - start
         return self._prefix(with_snippets(plain.prompt, ids, tokenizer), seconds)
@@ -147,12 +170,23 @@ class LineCompletion:
         last = int(np.searchsorted(starts, end - prompt.start, side="right"))
         return ids[len(body) : last] if ids[: len(body)] == body else []
 
-    def _outcome(self, task: Task, arm: Arm, prefix: _Prefix, truth: list[int], written: list[list[int]]) -> Outcome:
+    def _outcome(
+        self,
+        task: Task,
+        arm: Arm,
+        prefix: _Prefix,
+        truth: list[int],
+        written: list[list[int]],
+        focus: Focus | None,
+        seconds: float,
+    ) -> Outcome:
+        """focus: what attention searches; seconds: what was done for the arm so far."""
         start = time.perf_counter()
-        prefix.decoder.crop(prefix.early)  # another arm read the others, too
-        with self.model.reads(attention=arm.attention, tokens=arm.tokens, last=None):
+        prefix.decoder.crop(prefix.early)  # the others were read in another way
+        with self.model.reads(attention=arm.attention, tokens=arm.tokens, last=None) as reading:
+            reading.focus = focus
             logits = self._read(prefix, truth[:-1], max(1, len(truth)))
-            seconds = prefix.seconds + time.perf_counter() - start
+            seconds += time.perf_counter() - start
             text, decode = self._greedy(prefix, truth, logits, written)
         wanted = torch.tensor(truth, dtype=torch.int64, device=logits.device)
         nats = -float(logits[: len(truth)].log_softmax(dim=-1).gather(1, wanted[:, None]).double().sum())

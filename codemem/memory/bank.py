@@ -377,6 +377,15 @@ class Bank:
             wanted |= (lines == lines[edge]) & (columns == columns[edge])
         return self._tokens[rows][wanted], int(lines[before])
 
+    def rows(self, path: str, first: int, last: int) -> Tensor:
+        """The rows [n] int64 of what stands on lines `first` to `last` (1-based, inclusive) of a document, as far as a
+        search may return them."""
+        extent = self._documents[path]
+        lines = self._lines[extent.rows]
+        start, end = int(torch.searchsorted(lines, first)), int(torch.searchsorted(lines, last, right=True))
+        found = torch.arange(extent.start + start, extent.start + end)
+        return found[~self._now_hidden().mask[found].cpu()]
+
     def last_line(self, path: str) -> int:
         """The last line of a document that has an entry and is not hidden."""
         lines = self._lines[self._documents[path].rows]

@@ -55,6 +55,7 @@ class Memory(Protocol):
     def note(self, rows: Tensor, weights: Tensor) -> None: ...
     def hiding(self, path: str, from_line: int = 1) -> AbstractContextManager[None]: ...
     def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]: ...
+    def rows(self, path: str, first: int, last: int) -> Tensor: ...
     def last_line(self, path: str) -> int: ...
 
 
@@ -212,6 +213,15 @@ class Banks:
     def tokens(self, path: str, first: int, last: int) -> tuple[Tensor, int]:
         """As `Bank.tokens`."""
         return self._with(path, lambda bank, inside: bank.tokens(inside, first, last))
+
+    def rows(self, path: str, first: int, last: int) -> Tensor:
+        """As `Bank.rows`."""
+
+        def ask(bank: Bank, inside: str) -> Tensor:
+            number = next(number for number, (_, each) in enumerate(self._parts) if each is bank)
+            return _of_all(number, bank.rows(inside, first, last))
+
+        return self._with(path, ask)
 
     def last_line(self, path: str) -> int:
         """As `Bank.last_line`."""

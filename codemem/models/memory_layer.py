@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from codemem.memory.banks import Memory
+from codemem.memory.focus import Focus
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
 from codemem.models.rotary import rotate, unrotate
 from codemem.models.site import Site
@@ -23,8 +24,9 @@ class Reading:
     """How memory is read, shared by all memory layers of a model and its token memory.
 
     attention, tokens: whether memory layers and token memory read it at all; last: only so many last positions of a
-    forward pass read, all if None; k: neighbours per query head; seconds: spent in search and gathering. Lists, if they
-    are not None, are appended to by every forward pass. trace: for each memory layer, what the last T positions read,
+    forward pass read, all if None; k: neighbours per query head; focus: what memory layers search, all of memory if
+    None; seconds: spent in search and gathering. Lists, if they are not None, are appended to by every forward pass.
+    trace: for each memory layer, what the last T positions read,
     the ones that predict a next token: bank rows [batch * heads, T, k], -1 for none, and attention weights [batch *
     heads, T, k]. token_trace: the same of the token memory, position by position: rows [batch, k] and shares of the
     distribution [batch, k]. states: the final hidden states of the positions whose logits are computed, [batch, T,
@@ -35,6 +37,7 @@ class Reading:
     attention: bool = True
     tokens: bool = True
     last: int | None = 64
+    focus: Focus | None = None
     trace: list[tuple[Tensor, Tensor]] | None = None
     token_trace: list[tuple[Tensor, Tensor]] | None = None
     states: list[Tensor] | None = None
@@ -125,10 +128,14 @@ class ReadingLayer:
         """
         start = time.perf_counter()
         batch, heads, rows, d = query.shape
-        kv_heads, k = self.site.kv_heads, min(self.reading.k, len(self.bank))
+        kv_heads, layer, focus = self.site.kv_heads, self.site.layer, self.reading.focus
+        k = min(self.reading.k, len(self.bank if focus is None else focus))
         grouped = query.detach().reshape(batch, kv_heads, -1, d).transpose(0, 1).reshape(kv_heads, -1, d)
-        found = self.bank.search(self.site.layer, grouped, k)
-        keys, values = self.bank.read(self.site.layer, found)
+        if focus is None:
+            found = self.bank.search(layer, grouped, k)
+            keys, values = self.bank.read(layer, found)
+        else:
+            keys, values, found = focus.nearest(layer, grouped, k)
 
         def ungrouped(x: Tensor) -> Tensor:
             x = x.view(kv_heads, batch, heads // kv_heads, rows, k, *x.shape[3:])
