@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SIZES = (8_192, 65_536, 524_288, 2_097_152)
 PARTS = ("lines", "likelihood", "eviction")
 _WIDTH = 120  # characters
-_VERSION = 3  # of what the outcomes kept between runs mean
+_VERSION = 4  # of what the outcomes kept between runs mean
 
 
 def evaluate(
@@ -87,7 +87,7 @@ def evaluate(
         "held_out": len(inside),
         "seed": seed,
     }
-    settings = [_VERSION, pretrained.fingerprint.digest, _adapter_hash(pretrained), name, held_out, tasks, seed]
+    settings = [_VERSION, pretrained.fingerprint.digest, _adapter_hash(pretrained), name, held_out, seed]
     content = [(document.path, document.content_hash) for document in read]
     file = _kept(hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest(), restart)
     try:
@@ -142,7 +142,7 @@ def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, En
 
 def _adapter_hash(pretrained: Pretrained) -> str:
     adapter = pretrained.model.adapter
-    kinds = (adapter.bias, adapter.temperature, adapter.mixture, adapter.low_rank)
+    kinds = (adapter.bias, adapter.temperature, adapter.discount, adapter.mixture, adapter.low_rank)
     tensors = (tensor for kind in kinds for tensor in kind.values())
     return hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in tensors)).hexdigest()
 

@@ -28,9 +28,12 @@ class Focus:
 
     def __init__(self, memory: Memory, rows: Tensor, windows: frozenset[tuple[str, int]] = frozenset()) -> None:
         self.rows, self.windows = rows, windows
-        self._pairs = {
-            layer: memory.read(layer, rows.expand(kv_heads, -1)) for layer, (kv_heads, _) in memory.shapes.items()
-        }
+        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._turned: dict[int, Tensor] = {}  # keys for the search, [kv_heads, d, n] float32
+        for layer, (kv_heads, _) in memory.shapes.items():
+            keys, values = memory.read(layer, rows.expand(kv_heads, -1))
+            self._pairs[layer] = keys.contiguous(), values.contiguous()
+            self._turned[layer] = keys.float().transpose(1, 2).contiguous()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,9 +48,9 @@ class Focus:
 
         queries: [kv_heads, m, d]. Returns keys and values [kv_heads, m, k, d] and rows of the memory [kv_heads, m, k].
         """
-        keys, values = self._pairs[layer]
+        (keys, values), turned = self._pairs[layer], self._turned[layer]
         kv_heads, n, d = keys.shape
-        asked, turned = queries.to(keys.device, keys.dtype), keys.transpose(1, 2)
+        asked = queries.to(keys.device, torch.float32)
         if asked.shape[1] <= _ONE_BY_ONE:
             scores = torch.cat([asked[:, i : i + 1] @ turned for i in range(asked.shape[1])], dim=1)
         else:
@@ -56,6 +59,6 @@ class Focus:
         flat = (best + n * torch.arange(kv_heads, device=best.device).view(-1, 1, 1)).flatten()
 
         def taken(x: Tensor) -> Tensor:
-            return x.reshape(-1, d).index_select(0, flat).view(*best.shape, d).to(queries.device)
+            return x.view(-1, d).index_select(0, flat).view(*best.shape, d).to(queries.device)
 
         return taken(keys), taken(values), self.rows.to(best.device)[best].to(queries.device)

@@ -16,7 +16,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from codemem.completion import recall
 from codemem.memory.bank import Bank
+from codemem.memory.focus import Focus
 from codemem.models.adapter import GATE
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
@@ -58,6 +60,14 @@ def loss(model: MemorizingModel, piece: Piece) -> Tensor:
     model is set."""
     logits = model(input_ids=piece.ids, use_cache=False, logits_to_keep=piece.scored + 1).logits[0, :-1]
     return torch.nn.functional.cross_entropy(logits.float(), piece.ids[0, -piece.scored :])
+
+
+def focus_of(model: MemorizingModel, piece: Piece) -> Focus | None:
+    """What attention searches while a piece is read: what memory votes for behind the tokens that are not scored."""
+    asking = piece.ids[0, : -piece.scored].tolist()
+    if not asking or not model.bank.state_size:
+        return None
+    return recall.focus(model.bank, recall.ask(model, model.decoder(), asking))
 
 
 def full_pieces(model: MemorizingModel, texts: Sequence[Text], context: int, scored: int) -> list[tuple[int, Piece]]:
@@ -133,7 +143,9 @@ class GateTraining:
         decay = (1 + math.cos(math.pi * self.step / len(self.order))) / 2
         for name, group in zip(self._parameters, self._optimizer.param_groups, strict=True):
             group["lr"] = self._rates[name.split(".")[0]] * decay
-        with self.bank.without(without), self.model.reads(tokens=self.tokens, last=piece.scored + 1):
+        reads = self.model.reads(tokens=self.tokens, last=piece.scored + 1)
+        with self.bank.without(without), reads as reading:
+            reading.focus = focus_of(self.model, piece)
             value = loss(self.model, piece)
             self._optimizer.zero_grad()
             torch.autograd.backward(value)
