@@ -24,6 +24,7 @@ GIT_IGNORE = ".gitignore"
 CODEMEM_IGNORE = ".codememignore"
 
 _REPEATED = re.compile(r"(?<![^/])(?:\*\*/){2,}")
+_STARRED = re.compile(r"([^*?\[\\]*[^*?\[\\/])\*{2,}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,11 @@ def _rule(line: str, base: str) -> Rule | None:
     directories_only = pattern.endswith("/")
     pattern = pattern.removesuffix("/")
     name_only = "/" not in pattern
-    regex = _regex(pattern)
+    if not name_only and (starred := _STARRED.fullmatch(pattern.removeprefix("/"))):
+        # git takes off what has no wildcards, and then the stars stand alone.
+        regex: re.Pattern[str] | None = re.compile(re.escape(starred[1]) + ".*", re.DOTALL)
+    else:
+        regex = _regex(pattern)
     return Rule(base, regex, ignores, directories_only, name_only) if regex else None
 
 

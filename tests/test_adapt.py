@@ -33,7 +33,7 @@ from codemem.models.memory_layer import ReadingLayer
 from codemem.texts import Text
 from codemem.training.adapt import Options, adapt
 from codemem.training.corpus import Budget, Repository, neighbourhood, split
-from codemem.training.gates import drawn, full_pieces, loss, pieces
+from codemem.training.gates import drawn, focus_of, full_pieces, loss, pieces
 from codemem.training.scan import (
     BIASES,
     CLOSED_BIAS,
@@ -337,8 +337,12 @@ def test_the_figures_are_those_of_the_model_with_the_adapter(whole, tmp_path, ra
         ("tokens", False, True),
         ("both", True, True),
     ):
-        with torch.no_grad(), model.reads(attention=attention, tokens=tokens, last=65):
-            value = sum(float(loss(model, piece)) for piece in cut) / len(cut)
+        values = []
+        for piece in cut:
+            with torch.no_grad(), model.reads(attention=attention, tokens=tokens, last=65) as reading:
+                reading.focus = focus_of(model, piece) if attention else None
+                values.append(float(loss(model, piece)))
+        value = sum(values) / len(cut)
         assert adapter.development[key] == pytest.approx(value, abs=1e-3), key
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codemem.errors import CodememError
@@ -305,6 +305,9 @@ DIRECTORY = st.lists(st.sampled_from(DIRECTORIES), max_size=3).map("/".join)
 
 
 @settings(max_examples=60, deadline=None)
+@example(files=[("a", "a")], ignores={}, exclude=["a", "!/a**"])
+@example(files=[("a", "a"), ("", "ab"), ("b/a", "a")], ignores={}, exclude=["/a***"])
+@example(files=[("b/a", "a"), ("b", "ab"), ("b", "c")], ignores={}, exclude=["b/a**"])
 @given(
     files=st.lists(st.tuples(DIRECTORY, st.sampled_from(NAMES)), min_size=1, max_size=12),
     ignores=st.dictionaries(DIRECTORY, st.lists(LINES, min_size=1, max_size=5), max_size=4),
