@@ -24,7 +24,8 @@ GIT_IGNORE = ".gitignore"
 CODEMEM_IGNORE = ".codememignore"
 
 _REPEATED = re.compile(r"(?<![^/])(?:\*\*/){2,}")
-_STARRED = re.compile(r"([^*?\[\\]*[^*?\[\\/])\*{2,}")
+# What has no wildcards, not up to a slash, and stars behind it that end the pattern or are followed by a slash.
+_STARRED = re.compile(r"([^*?\[\\]*[^*?\[\\/])\*{2,}(/.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,7 @@ def _rule(line: str, base: str) -> Rule | None:
     directories_only = pattern.endswith("/")
     pattern = pattern.removesuffix("/")
     name_only = "/" not in pattern
-    if not name_only and (starred := _STARRED.fullmatch(pattern.removeprefix("/"))):
-        # git takes off what has no wildcards, and then the stars stand alone.
-        regex: re.Pattern[str] | None = re.compile(re.escape(starred[1]) + ".*", re.DOTALL)
-    else:
-        regex = _regex(pattern)
+    regex = _regex(pattern) if name_only else _path_regex(pattern)
     return Rule(base, regex, ignores, directories_only, name_only) if regex else None
 
 
@@ -118,6 +115,19 @@ def _without_trailing_spaces(line: str) -> str:
     bare = line.rstrip(" ")
     escaped = (len(bare) - len(bare.rstrip("\\"))) % 2 == 1
     return bare + " " if escaped and len(bare) < len(line) else bare
+
+
+def _path_regex(pattern: str) -> re.Pattern[str] | None:
+    """As `_regex`, of a pattern with a slash. git first takes off what has no wildcards; stars behind it then stand at
+    the beginning, where they match slashes."""
+    starred = _STARRED.fullmatch(pattern.removeprefix("/"))
+    if starred is None:
+        return _regex(pattern)
+    start, behind = re.escape(starred[1]), starred[2]
+    if behind is None:
+        return re.compile(start + ".*", re.DOTALL)
+    rest = _regex(behind)
+    return rest and re.compile(f"{start}(?:.*/)?{rest.pattern.removeprefix('^')}", re.DOTALL)
 
 
 def _regex(pattern: str) -> re.Pattern[str] | None:

@@ -308,6 +308,11 @@ DIRECTORY = st.lists(st.sampled_from(DIRECTORIES), max_size=3).map("/".join)
 @example(files=[("a", "a")], ignores={}, exclude=["a", "!/a**"])
 @example(files=[("a", "a"), ("", "ab"), ("b/a", "a")], ignores={}, exclude=["/a***"])
 @example(files=[("b/a", "a"), ("b", "ab"), ("b", "c")], ignores={}, exclude=["b/a**"])
+@example(files=[("a", "b"), ("", "ab"), ("ac", "b"), ("ac/d", "b"), ("", "acb")], ignores={}, exclude=["/a**/b"])
+@example(files=[("a", "b"), ("a/c", "b"), ("ac", "b")], ignores={}, exclude=["/a**/"])
+@example(files=[("a", "a")], ignores={}, exclude=["/**", "!a/"])
+@example(files=[("a", "b"), ("a/c", "b"), ("ac", "b"), ("", "ab")], ignores={}, exclude=["/a**/**"])
+@example(files=[("a", "b"), ("a/c", "bd"), ("ac", "b"), ("", "ab")], ignores={}, exclude=["/a**/b**"])
 @given(
     files=st.lists(st.tuples(DIRECTORY, st.sampled_from(NAMES)), min_size=1, max_size=12),
     ignores=st.dictionaries(DIRECTORY, st.lists(LINES, min_size=1, max_size=5), max_size=4),
