@@ -21,25 +21,14 @@ from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.completion.vocabulary import Vocabulary
 from codemem.evaluation.arms import CONTEXT
-from codemem.evaluation.bm25 import WindowIndex
 from codemem.evaluation.evaluate import Source, split
-from codemem.evaluation.lines import READING, LineCompletion
+from codemem.evaluation.lines import READING, true_tokens
 from codemem.memory.banks import Banks
-from codemem.memory.focus import Focus
 from codemem.models.pretrained import load_memorizing
 from indexer.packages import documents, package
 
 # Entries that are searched, and lines around a window that was voted for.
 WAYS = {"2,048 entries": (2_048, 10), "8,192 entries": (8_192, 20), "32,768 entries": (32_768, 80)}
-
-
-def focus(memory: Banks, votes: recall.Votes, entries: int, margin: int) -> Focus | None:
-    before = recall.FOCUS, recall.MARGIN
-    recall.FOCUS, recall.MARGIN = entries, margin
-    try:
-        return recall.focus(memory, votes)
-    finally:
-        recall.FOCUS, recall.MARGIN = before
 
 
 def main() -> None:
@@ -56,18 +45,18 @@ def main() -> None:
         bank.drop(document.path)
     others = {f"../{name}/": remember(pretrained, package(name)) for name in options.beside}
     memory = Banks(bank, others)
-    lines, vocabulary = LineCompletion(model, bank, WindowIndex([])), Vocabulary(model.tokenizer)
+    vocabulary = Vocabulary(model.tokenizer)
     rows: dict[str, list[tuple[float, float, int, float]]] = {}
     for task in divided.tasks:
         model.bank = memory
         request = Request(task.path, task.text, task.offset, context=CONTEXT)
         prompt = build_prompt(request, model.tokenizer, vocabulary)
-        truth, decoder = lines._truth(task, prompt), model.decoder()
+        truth, decoder = true_tokens(model.tokenizer, task, prompt), model.decoder()
         if not truth:
             continue
         wanted = torch.tensor(truth)
         votes = recall.ask(model, decoder, prompt.ids)
-        ways: dict[str, Any] = {"all": None} | {name: focus(memory, votes, *way) for name, way in WAYS.items()}
+        ways: dict[str, Any] = {"all": None} | {name: recall.around(memory, votes, *way) for name, way in WAYS.items()}
         for tokens in (False, True):
             for name, searched in {"nothing": None, **ways}.items():
                 decoder.crop(max(0, len(prompt.ids) - READING))

@@ -141,8 +141,10 @@ def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, En
 
 
 def _adapter_hash(pretrained: Pretrained) -> str:
+    from codemem.models.adapter import GATE
+
     adapter = pretrained.model.adapter
-    kinds = (adapter.bias, adapter.temperature, adapter.discount, adapter.mixture, adapter.low_rank)
+    kinds = (*(getattr(adapter, kind) for kind in GATE), adapter.mixture, adapter.low_rank)
     tensors = (tensor for kind in kinds for tensor in kind.values())
     return hashlib.sha256(b"".join(t.float().numpy().tobytes() for t in tensors)).hexdigest()
 

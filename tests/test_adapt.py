@@ -11,6 +11,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -340,7 +342,7 @@ def test_the_figures_are_those_of_the_model_with_the_adapter(whole, tmp_path, ra
         values = []
         for piece in cut:
             with torch.no_grad(), model.reads(attention=attention, tokens=tokens, last=65) as reading:
-                reading.focus = focus_of(model, piece) if attention else None
+                reading.focus = focus_of(model, piece, model.decoder()) if attention else None
                 values.append(float(loss(model, piece)))
         value = sum(values) / len(cut)
         assert adapter.development[key] == pytest.approx(value, abs=1e-3), key
@@ -402,6 +404,15 @@ def test_what_is_finished_is_not_computed_again_and_another_recipe_is(whole, tmp
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path / "cache"))
+
+
+def test_an_adapter_made_before_there_was_a_discount_is_read_as_it_was(whole, tmp_path):
+    whole[0].save(tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", "pt") as file:
+        kept = {name: file.get_tensor(name) for name in file.keys() if "discount" not in name}  # noqa: SIM118
+        save_file(kept, tmp_path / "old.safetensors", file.metadata())
+    nothing = {layer: torch.zeros(HEADS) for layer in whole[0].layers}
+    assert same(load_adapter(tmp_path / "old.safetensors"), replace(whole[0], discount=nothing))
 
 
 def test_an_adapter_comes_back_from_its_file(whole, tmp_path):

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
 
-from codemem.completion import engine as engines
 from codemem.completion import recall
 from codemem.completion.engine import ASK_AFTER, Engine
 from codemem.completion.request import Request
@@ -36,8 +35,7 @@ def entries_of(count: int, seed: int, per_line: int = 3) -> Entries:
 
 @pytest.fixture
 def engine(monkeypatch) -> Engine:
-    for module in (recall, engines):
-        monkeypatch.setattr(module, "FOCUS", SMALL)
+    monkeypatch.setattr(recall, "FOCUS", SMALL)
     monkeypatch.setattr(recall, "MARGIN", 4)
     model = MemorizingModel(tiny_model(), TOKENIZER)
     for path, text in DOCUMENTS.items():

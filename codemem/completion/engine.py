@@ -15,7 +15,7 @@ from codemem.completion.infill import infill_of, with_suffix
 from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import FOCUS, POSITIONS, Votes, ask, focus, snippets
+from codemem.completion.recall import POSITIONS, Votes, ask, focus, large, snippets
 from codemem.completion.request import Completion, MemoryUse, Request, typed_on
 from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import Ending
@@ -183,7 +183,7 @@ class Engine:
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
             shown: list[Snippet] = []
-            if memory and len(bank) and (request.recall or (request.attention and len(bank) > FOCUS)):
+            if memory and len(bank) and (request.recall or (request.attention and large(bank))):
                 recalled = self._ask(request, prompt, clock, begin)
                 prompt = with_snippets(prompt, recalled.ids, self.model.tokenizer)
                 shown, reading.focus = recalled.snippets, recalled.focus

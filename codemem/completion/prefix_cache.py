@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
@@ -38,7 +39,9 @@ class PrefixCache:
         way. Of a prompt those are the last ones, as `decode` reads it.
         """
         reading, bank = self._model.reading, self._model.bank
-        state = reading.attention and (id(bank), bank.version, reading.focus)
+        # Who asks keeps what attention searches, tens of megabytes; here it is only to be known again.
+        focus = None if reading.focus is None else ref(reading.focus)
+        state = reading.attention and (id(bank), bank.version, focus)
         held = self._held.pop(purpose, None)
         if held is None:
             decoder = self._model.decoder() if len(self._held) < MOST else self._held.popitem(last=False)[1].decoder

@@ -55,16 +55,25 @@ def snippets(model: MemorizingModel, called: Votes) -> list[Snippet]:
     return found
 
 
+def large(bank: Memory) -> bool:
+    """Whether attention searches only a part of this memory."""
+    return len(bank) > FOCUS
+
+
 def focus(bank: Memory, called: Votes) -> Focus | None:
     """What attention searches of a memory, None for all of a small one, and where nothing is voted for."""
-    if len(bank) <= FOCUS or not called:
-        return None
+    return around(bank, called, FOCUS, MARGIN) if large(bank) else None
+
+
+def around(bank: Memory, called: Votes, entries: int, margin: int) -> Focus | None:
+    """The windows with the most votes, and so many lines around each, until there are so many entries; None where there
+    are none."""
     windows, rows = list[tuple[str, int]](), set[int]()
     for path, first in _best(called):
-        if len(rows) >= FOCUS:
+        if len(rows) >= entries:
             break
         windows.append((path, first))
-        rows.update(bank.rows(path, first - MARGIN, first + WINDOW_LINES - 1 + MARGIN).tolist())
+        rows.update(bank.rows(path, first - margin, first + WINDOW_LINES - 1 + margin).tolist())
     return Focus(bank, torch.tensor(sorted(rows)), frozenset(windows)) if rows else None
 
 

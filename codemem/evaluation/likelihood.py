@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
 from codemem.models.memorizing import MemorizingModel
-from codemem.training.gates import Piece, focus_of, pieces
+from codemem.training.gates import Piece, pieces, read
 
 # Which memories are read: name -> (attention, tokens).
 READS = {"attention": (True, False), "tokens": (False, True), "both": (True, True)}
@@ -33,8 +33,7 @@ def sampled(
 def nats(model: MemorizingModel, piece: Piece, *, attention: bool = False, tokens: bool = False) -> float:
     """The sum of the negative log-likelihoods of a piece's scored tokens."""
     with model.reads(attention=attention, tokens=tokens, last=piece.scored + 1) as reading:
-        reading.focus = focus_of(model, piece) if attention else None
-        logits = model.decoder().read(piece.ids[0].tolist(), piece.scored + 1)[:-1]
+        logits = read(model, piece, reading)
     return float(cross_entropy(logits, piece.ids[0, -piece.scored :], reduction="sum"))
 
 

@@ -33,6 +33,7 @@ from codemem.memory.focus import Focus
 from codemem.models.decoder import Decoder
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.tokenizer import Tokenizer
 
 READING = 64  # last positions of a prompt, which read memory
 MOST_TOKENS = 48
@@ -101,7 +102,7 @@ class LineCompletion:
         self.model.bank = self.bank
         request = Request(task.path, task.text, task.offset, context=CONTEXT)
         plain = self._prefix(build_prompt(request, self.model.tokenizer, self.vocabulary))
-        truth = self._truth(task, plain.prompt)
+        truth = true_tokens(self.model.tokenizer, task, plain.prompt)
         asked = self._ask(plain)
         prefixes: dict[Prompted, _Prefix] = {"plain": plain}
         outcomes: dict[str, Outcome] = {}
@@ -160,15 +161,6 @@ class LineCompletion:
         decoder.crop(len(ids) - last)
         self._read_early(prefix)
         return decoder.read(ids[len(decoder.tokens) :], last)
-
-    def _truth(self, task: Task, prompt: Prompt) -> list[int]:
-        """The true tokens behind a plain prompt, up to the one that ends the line, as they are in the whole text; none
-        where that splits the text at other places than the prompt does."""
-        end = task.offset + len(task.truth)
-        ids, starts = tokenize(self.model.tokenizer, task.text[prompt.start : end + _AHEAD])
-        body = prompt.ids[len(header_tokens(self.model.tokenizer, task.path)) :]
-        last = int(np.searchsorted(starts, end - prompt.start, side="right"))
-        return ids[len(body) : last] if ids[: len(body)] == body else []
 
     def _outcome(
         self,
@@ -229,6 +221,16 @@ class LineCompletion:
                 verified += 1
         written.append(line.tokens)
         return line.text, seconds
+
+
+def true_tokens(tokenizer: Tokenizer, task: Task, prompt: Prompt) -> list[int]:
+    """The true tokens behind a plain prompt, up to the one that ends the line, as they are in the whole text; none
+    where that splits the text at other places than the prompt does."""
+    end = task.offset + len(task.truth)
+    ids, starts = tokenize(tokenizer, task.text[prompt.start : end + _AHEAD])
+    body = prompt.ids[len(header_tokens(tokenizer, task.path)) :]
+    last = int(np.searchsorted(starts, end - prompt.start, side="right"))
+    return ids[len(body) : last] if ids[: len(body)] == body else []
 
 
 def _draft(tokens: list[int], written: list[list[int]], most: int) -> list[int]:

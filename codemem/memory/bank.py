@@ -368,8 +368,7 @@ class Bank:
         """
         rows = self._documents[path].rows
         lines, columns = self._lines[rows], self._columns[rows]
-        start = int(torch.searchsorted(lines, first))
-        end = int(torch.searchsorted(lines, last, right=True))
+        start, end = _between(lines, first, last)
         before, behind = max(0, start - 1), min(end, len(lines) - 1)
         wanted = torch.zeros(len(lines), dtype=torch.bool)
         wanted[start:end] = True
@@ -381,8 +380,7 @@ class Bank:
         """The rows [n] int64 of what stands on lines `first` to `last` (1-based, inclusive) of a document, as far as a
         search may return them."""
         extent = self._documents[path]
-        lines = self._lines[extent.rows]
-        start, end = int(torch.searchsorted(lines, first)), int(torch.searchsorted(lines, last, right=True))
+        start, end = _between(self._lines[extent.rows], first, last)
         found = torch.arange(extent.start + start, extent.start + end)
         return found[~self._now_hidden().mask[found].cpu()]
 
@@ -446,6 +444,11 @@ class Bank:
         lines = self._lines[torch.tensor(rows, dtype=torch.int64)].tolist()
         extents = (self._extents[bisect_right(self._starts, row) - 1] for row in rows)
         return [(extent.path, line) for extent, line in zip(extents, lines, strict=True)]
+
+
+def _between(ascending: Tensor, first: int, last: int) -> tuple[int, int]:
+    """Where the numbers from `first` to `last`, both inside, start and end."""
+    return int(torch.searchsorted(ascending, first)), int(torch.searchsorted(ascending, last, right=True))
 
 
 def _grown(tensor: Tensor, used: int, rows: int) -> Tensor:

@@ -26,11 +26,10 @@ class Reading:
     attention, tokens: whether memory layers and token memory read it at all; last: only so many last positions of a
     forward pass read, all if None; k: neighbours per query head; focus: what memory layers search, all of memory if
     None; seconds: spent in search and gathering. Lists, if they are not None, are appended to by every forward pass.
-    trace: for each memory layer, what the last T positions read,
-    the ones that predict a next token: bank rows [batch * heads, T, k], -1 for none, and attention weights [batch *
-    heads, T, k]. token_trace: the same of the token memory, position by position: rows [batch, k] and shares of the
-    distribution [batch, k]. states: the final hidden states of the positions whose logits are computed, [batch, T,
-    size].
+    trace: for each memory layer, what the last T positions read, the ones that predict a next token: bank rows [batch *
+    heads, T, k], -1 for none, and attention weights [batch * heads, T, k]. token_trace: the same of the token memory,
+    position by position: rows [batch, k] and shares of the distribution [batch, k]. states: the final hidden states of
+    the positions whose logits are computed, [batch, T, size].
     """
 
     k: int

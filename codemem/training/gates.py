@@ -20,8 +20,10 @@ from codemem.completion import recall
 from codemem.memory.bank import Bank
 from codemem.memory.focus import Focus
 from codemem.models.adapter import GATE
+from codemem.models.decoder import Decoder
 from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.memory_layer import Reading
 from codemem.texts import Text
 
 T = TypeVar("T")
@@ -62,12 +64,23 @@ def loss(model: MemorizingModel, piece: Piece) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), piece.ids[0, -piece.scored :])
 
 
-def focus_of(model: MemorizingModel, piece: Piece) -> Focus | None:
-    """What attention searches while a piece is read: what memory votes for behind the tokens that are not scored."""
+def focus_of(model: MemorizingModel, piece: Piece, decoder: Decoder) -> Focus | None:
+    """What attention searches while a piece is read: what memory votes for behind the tokens that are not scored. An
+    empty decoder is left with these in it, read without memory."""
     asking = piece.ids[0, : -piece.scored].tolist()
     if not asking or not model.bank.state_size:
         return None
-    return recall.focus(model.bank, recall.ask(model, model.decoder(), asking))
+    return recall.focus(model.bank, recall.ask(model, decoder, asking))
+
+
+def read(model: MemorizingModel, piece: Piece, reading: Reading) -> Tensor:
+    """Logits, or log-probabilities where token memory is read, behind which each scored token stands: [scored,
+    vocabulary] float32, without gradient. Attention searches what `focus_of` says."""
+    decoder, ids = model.decoder(), piece.ids[0].tolist()
+    if reading.attention:
+        reading.focus = focus_of(model, piece, decoder)
+        decoder.crop(len(ids) - piece.scored - 1)
+    return decoder.read(ids[len(decoder.tokens) :], piece.scored + 1)[:-1]
 
 
 def full_pieces(model: MemorizingModel, texts: Sequence[Text], context: int, scored: int) -> list[tuple[int, Piece]]:
@@ -145,7 +158,7 @@ class GateTraining:
             group["lr"] = self._rates[name.split(".")[0]] * decay
         reads = self.model.reads(tokens=self.tokens, last=piece.scored + 1)
         with self.bank.without(without), reads as reading:
-            reading.focus = focus_of(self.model, piece)
+            reading.focus = focus_of(self.model, piece, self.model.decoder())
             value = loss(self.model, piece)
             self._optimizer.zero_grad()
             torch.autograd.backward(value)

@@ -14,7 +14,7 @@ from torch import Tensor
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.mixture import DEFAULT_TEMPERATURE, Mixture, describe, shares_of
 from codemem.models.token_memory import NEIGHBOURS
-from codemem.training.gates import Piece, focus_of
+from codemem.training.gates import Piece, read
 
 LAMBDAS = tuple(step / 50 for step in range(1, 40))  # of a constant weight
 _PATIENCE = 60  # steps without a better loss on the documents that are held back
@@ -49,8 +49,8 @@ def joined(examples: Sequence[Examples]) -> Examples:
 def collect(model: MemorizingModel, piece: Piece, document: int, *, attention: bool) -> Examples:
     """The examples of a piece, whose document is not in the bank, with and without attention memory."""
     with model.reads(attention=attention, tokens=False, last=piece.scored + 1) as reading:
-        reading.states, reading.focus = [], focus_of(model, piece) if attention else None
-        log_probs = model.decoder().read(piece.ids[0].tolist(), piece.scored + 1)[:-1].log_softmax(dim=-1)
+        reading.states = []
+        log_probs = read(model, piece, reading).log_softmax(dim=-1)
         (states,) = reading.states
     target = piece.ids[0, -piece.scored :].unsqueeze(-1)
     rows, similarity = model.bank.nearest(states[0, :-1], NEIGHBOURS)
