@@ -154,6 +154,21 @@ def test_what_has_four_bits_is_packed_and_nothing_else():
     assert pack([torch.zeros(16, 32).bfloat16()]) is not None
 
 
+def test_eight_bits_are_packed_as_two_of_four():
+    steps = torch.randint(-127, 128, (48, 3, 32), generator=torch.Generator().manual_seed(0)).float()
+    steps[..., 0] = 127
+    weight = (steps * torch.tensor([0.01, 0.0007, 0.0]).half().float()[:, None]).flatten(1).bfloat16()
+    packed, x = pack([weight[:16], weight[16:]]), torch.randn(3, 96).bfloat16()
+    assert packed is not None and len(packed.halves) == 2
+    torch.testing.assert_close(packed.multiply(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=0.3)
+    high, low = (half.codes for half in packed.halves)
+    assert high.shape == low.shape and high.numel() == weight.numel() // 2
+    alone = [packed.multiply(x[i : i + 1])[0] for i in range(3)]
+    assert torch.equal(torch.stack(alone), packed.multiply(x))
+    assert pack([weight, torch.randn(16, 96).bfloat16()]) is None
+    assert pack([weight, four_bit(torch.randn(16, 96))]) is None, "one kind for all of them"
+
+
 def test_linear_layers_as_one():
     layers = [nn.Linear(64, 32, bias=bias).bfloat16() for bias in (True, False, True)]
     for layer in layers:

@@ -79,10 +79,11 @@ def test_the_nearest_are_those_of_a_dense_search(seed, count, queries, k):
     bank = Bank(SHAPES)
     bank.add("a.py", entries_of(100, seed))
     rows = torch.randperm(100, generator=generator)[:count].sort().values
-    focus, asked = Focus(bank, rows), torch.randn(2, queries, 4, generator=generator)
+    focus, asked = Focus(bank, rows), torch.randn(2, queries, 3, 4, generator=generator)
     keys, values, found = focus.nearest(2, asked, k)
-    assert keys.shape == values.shape == (2, queries, k, 4) and found.shape == (2, queries, k)
+    assert keys.shape == values.shape == (2, queries, 3, k, 4) and found.shape == (2, queries, 3, k)
     stored = bank.entries("a.py").layers[2].double()
+    asked, keys, values, found = (x.flatten(1, 2) for x in (asked, keys, values, found))
     for head in range(2):
         scores = asked[head].double() @ stored[rows, head, 0].T
         torch.testing.assert_close(rows[scores.topk(k, dim=1).indices], found[head])
@@ -95,7 +96,8 @@ def test_what_is_found_for_a_query_does_not_depend_on_the_others():
     layers = {2: torch.randn(3000, 2, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16()}
     numbers = torch.arange(3000, dtype=torch.int32)
     bank.add("a.py", Entries(numbers, numbers + 1, numbers, layers))
-    focus, asked = Focus(bank, torch.arange(3000)), torch.randn(2, 48, 64, generator=torch.Generator().manual_seed(1))
+    asked = torch.randn(2, 48, 3, 64, generator=torch.Generator().manual_seed(1))
+    focus = Focus(bank, torch.arange(3000))
     together = focus.nearest(2, asked, 32)[2]
     for place in range(48):
         assert torch.equal(focus.nearest(2, asked[:, place : place + 1], 32)[2][:, 0], together[:, place])
@@ -126,10 +128,10 @@ def test_rows_of_several_banks():
     banks.write("a.py", entries_of(6, 3))
     assert banks.rows("a.py", 1, 9).tolist() == [STRIDE + row for row in range(6)]
     rows = torch.cat((banks.rows("a.py", 1, 9), banks.rows("../other/c.py", 1, 9)))
-    focus, asked = Focus(banks, rows), torch.randn(2, 3, 4)
+    focus, asked = Focus(banks, rows), torch.randn(2, 3, 1, 4)
     keys, _, found = focus.nearest(2, asked, 5)
     assert set(found.flatten().tolist()) <= set(rows.tolist())
-    torch.testing.assert_close(keys, banks.read(2, found)[0])
+    torch.testing.assert_close(keys.flatten(1, 3), banks.read(2, found.flatten(1))[0])
 
 
 # The choice.

@@ -235,7 +235,8 @@ def test_the_discount_takes_off_what_the_weakest_neighbour_has_by_chance():
     local, memory = torch.zeros(1, 2, 2, 1), torch.tensor([[[3.0, 2.0], [9.0, -1.0]], [[3.0, float("-inf")], [-1, -2]]])
     bias, discount = torch.tensor([0.5, 0.0]), torch.tensor([1.5, 2.0])
     gate = MemoryGate(bias, torch.ones(2), discount)
-    taken = torch.tensor([[1.5 * 2 - 0.5, -0.5], [2 * 3, 0]])  # a neighbour below zero is as good as none
+    # A neighbour below zero is as good as none, and where one is missing nothing was chosen by chance.
+    taken = torch.tensor([[1.5 * 2 - 0.5, -0.5], [0, 0]])
     expected = (memory - taken.unsqueeze(-1)).exp().sum(-1)
     expected = expected / (1 + expected)
     _, weights = gate(local, memory.unsqueeze(0))

@@ -290,7 +290,9 @@ def four_bit_matrices() -> list[Matrix]:
     torch.manual_seed(0)
     codes = torch.randint(0, 16, (32, 64)).float()
     codes[:, ::32], codes[:, 1::32] = 0, 15  # every scale has its whole range
-    weights = [codes * 0.25 - 2, torch.randn(32, 64), codes]
+    eight = torch.randint(-127, 128, (32, 64)).float()
+    eight[:, ::32] = 127
+    weights = [codes * 0.25 - 2, torch.randn(32, 64), codes, eight / 64]
     return [Matrix(Linear(weight.bfloat16(), None)) for weight in weights]
 
 
@@ -298,7 +300,7 @@ def test_packed_weights_are_kept_and_packed_again_where_the_file_is_damaged(tmp_
     file, x = tmp_path / "packs.safetensors", torch.randn(3, 64).bfloat16()
     first = four_bit_matrices()
     pack_all(first, file)
-    assert [matrix.packed is not None for matrix in first] == [True, False, True]
+    assert [matrix.packed is not None for matrix in first] == [True, False, True, True]
     content = file.read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr("codemem.models.packed.pack", lambda _: pytest.fail("packed again"))

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from codemem.memory.banks import Memory
 
-# Queries that are searched one by one, those of a draft's positions, so that none changes what is found for another.
+# So many positions are searched one by one, those of a draft, so that none changes what is found for another.
 _ONE_BY_ONE = 64
 
 
@@ -28,12 +28,12 @@ class Focus:
 
     def __init__(self, memory: Memory, rows: Tensor, windows: frozenset[tuple[str, int]] = frozenset()) -> None:
         self.rows, self.windows = rows, windows
-        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
-        self._turned: dict[int, Tensor] = {}  # keys for the search, [kv_heads, d, n] float32
+        self._keys: dict[int, Tensor] = {}  # [kv_heads, n, d]
+        self._pairs: dict[int, Tensor] = {}  # keys and values, of all heads one below the other: [kv_heads * n, 2, d]
         for layer, (kv_heads, _) in memory.shapes.items():
             keys, values = memory.read(layer, rows.expand(kv_heads, -1))
-            self._pairs[layer] = keys.contiguous(), values.contiguous()
-            self._turned[layer] = keys.float().transpose(1, 2).contiguous()
+            self._keys[layer] = keys.contiguous()
+            self._pairs[layer] = torch.stack((keys, values), dim=2).flatten(0, 1)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,21 +44,20 @@ class Focus:
         return inside / max(sum(votes.values()), 1e-9)
 
     def nearest(self, layer: int, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The k entries with the largest inner products, best first.
+        """The k entries with the largest inner products, best first, computed in the dtype of the keys.
 
-        queries: [kv_heads, m, d]. Returns keys and values [kv_heads, m, k, d] and rows of the memory [kv_heads, m, k].
+        queries: [kv_heads, m, group, d], the query heads of a group beside each other. Returns keys and values
+        [kv_heads, m, group, k, d] and rows of the memory [kv_heads, m, group, k].
         """
-        (keys, values), turned = self._pairs[layer], self._turned[layer]
-        kv_heads, n, d = keys.shape
-        asked = queries.to(keys.device, torch.float32)
-        if asked.shape[1] <= _ONE_BY_ONE:
-            scores = torch.cat([asked[:, i : i + 1] @ turned for i in range(asked.shape[1])], dim=1)
+        keys, pairs = self._keys[layer], self._pairs[layer]
+        positions = queries.shape[1]
+        asked, turned = queries.to(keys.device, keys.dtype), keys.transpose(1, 2)
+        if positions <= _ONE_BY_ONE:
+            scores = torch.stack([asked[:, i] @ turned for i in range(positions)], dim=1)
         else:
-            scores = asked @ turned
+            scores = (asked.flatten(1, 2) @ turned).view(*queries.shape[:3], -1)
         best = scores.topk(k, dim=-1).indices
-        flat = (best + n * torch.arange(kv_heads, device=best.device).view(-1, 1, 1)).flatten()
-
-        def taken(x: Tensor) -> Tensor:
-            return x.view(-1, d).index_select(0, flat).view(*best.shape, d).to(queries.device)
-
-        return taken(keys), taken(values), self.rows.to(best.device)[best].to(queries.device)
+        head = torch.arange(0, len(pairs), keys.shape[1], device=best.device)
+        found = pairs.index_select(0, (best + head.view(-1, 1, 1, 1)).flatten()).view(*best.shape, *pairs.shape[1:])
+        found = found.to(queries.device)
+        return found[..., 0, :], found[..., 1, :], self.rows.to(best.device)[best].to(queries.device)

@@ -7,7 +7,8 @@ For query head h with its key/value head g(h), head size d, and the k best entri
     out_h   = softmax([score_memory ; score_local]) . [v_memory ; v_local]
 
 One softmax over both makes the gate depend on content: memory's weight is sigmoid(LSE_memory - LSE_local). The more
-entries a bank has, the better even the weakest of k neighbours is by chance; the discount takes off what that is worth.
+entries a bank has, the better even the weakest of k neighbours is by chance; the discount takes off what that is worth,
+nothing where fewer than k are found.
 The gate of Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g * A_memory + (1 - g) * A_local with g =
 sigmoid(bias_h), is the kind "sigmoid", without a discount.
 """
@@ -55,9 +56,8 @@ class MemoryGate(nn.Module):
         Returns the share of local context [batch, heads, rows] and the weights of memory [batch, heads, rows, k].
         """
         if self.kind == "joint":
-            scores = self._scores(memory)
-            whole = torch.logaddexp(mass, scores.logsumexp(dim=-1))
-            return (mass - whole).exp(), (scores - whole.unsqueeze(-1)).exp()
+            weights = torch.cat((mass.unsqueeze(-1), self._scores(memory)), dim=-1).softmax(dim=-1)
+            return weights[..., 0], weights[..., 1:]
         share, weights = self._constant(memory)
         return 1 - share.squeeze(-1).expand_as(mass), weights
 
@@ -65,9 +65,7 @@ class MemoryGate(nn.Module):
         temperature, bias, discount = (
             p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias, self.discount)
         )
-        found = memory.isfinite()
-        weakest = memory.masked_fill(~found, float("inf")).amin(dim=-1, keepdim=True)
-        weakest = weakest.masked_fill(~found.any(dim=-1, keepdim=True), 0).clamp(min=0)
+        weakest = memory.amin(dim=-1, keepdim=True).clamp(min=0)
         return temperature * memory + (bias - discount * weakest)
 
     def _constant(self, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm, linear, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, pad, scaled_dot_product_attention, silu
 
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
-from codemem.models.rotary import Rotary
+from codemem.models.rotary import Rotary, first_half_negated, turned
 from codemem.models.shape import Shape
 
 if TYPE_CHECKING:
@@ -72,17 +72,16 @@ class Weights:
         self.embedding, self.head = tensors["model.embed_tokens.weight"], tensors[shape.head]
         self.norm = Norm(tensors["model.norm.weight"], shape.epsilon)
         self.layers = [_layer(tensors, f"model.layers.{number}.", shape) for number in range(shape.layers)]
+        self.output = Matrix(Linear(self.head, None))
         matrices = [matrix for layer in self.layers for matrix in layer.matrices]
-        pack_all(matrices, packs)
+        pack_all([*matrices, self.output], packs)
         # Whether all layers compute with 4 bits, each position by itself.
         self.packed = all(matrix.packed is not None for matrix in matrices)
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of positions 0 to length - 1, [length, 1, d]; the first half of the sines negated, as
-        `_turned` wants them."""
+        """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
         cos, sin = self.rotary(torch.arange(length, device=self.head.device), self.head.dtype)
-        half = self.d // 2
-        return cos[:, None], torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)[:, None]
+        return cos[:, None], first_half_negated(sin)[:, None]
 
 
 def _layer(tensors: Mapping[str, Tensor], prefix: str, shape: Shape) -> _Layer:
@@ -152,15 +151,15 @@ class LlamaDecoder:
             pair = qkv[:, : heads + kv_heads]
             if layer.query_norm is not None and layer.key_norm is not None:
                 pair = torch.cat((layer.query_norm(pair[:, :heads]), layer.key_norm(pair[:, heads:])), dim=1)
-            turned = _turned(pair, cos, sin)
-            self._keys[number, :kv_heads, start:end] = turned[:, heads:].transpose(0, 1)
+            placed = turned(pair, cos, sin)
+            self._keys[number, :kv_heads, start:end] = placed[:, heads:].transpose(0, 1)
             self._values[number, :kv_heads, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
             keys, values = self._keys[number], self._values[number]
             memory = layers.get(number) if rows else None
             if memory is None:
-                mixed = seen.attend(turned[:, :heads], keys, values)
+                mixed = seen.attend(placed[:, :heads], keys, values)
             else:
-                local, mass = seen.attend_with_mass(turned[:, :heads], keys, values)
+                local, mass = seen.attend_with_mass(placed[:, :heads], keys, values)
                 mixed = memory.blend(pair[:, :heads], local, mass, d**-0.5, rows, last)
             x = x + layer.output(mixed.reshape(count, heads * d))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
@@ -173,14 +172,8 @@ class LlamaDecoder:
         states, reading = self.states(ids, last), self.model.reading
         if reading.states is not None:
             reading.states.append(states.unsqueeze(0))
-        logits = linear(states, self.weights.head).float()
+        logits = self.weights.output(states).float()
         return self.model.token_memory.mixed(states, logits) if reading.tokens else logits
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [n, heads, d] rotated; sin: its first half negated."""
-    swapped = x.view(*x.shape[:2], 2, -1).flip(2).view(x.shape)
-    return torch.addcmul(x * cos, swapped, sin)
 
 
 class _Share(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from codemem.memory.banks import Memory
 from codemem.memory.focus import Focus
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
-from codemem.models.rotary import rotate, unrotate
+from codemem.models.rotary import first_half_negated, rotate, turned, unrotate
 from codemem.models.site import Site
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class ReadingLayer:
 
     def __init__(self, site: Site, gate: MemoryGate, bank: Memory, reading: Reading) -> None:
         self.site, self.gate, self.bank, self.reading = site, gate, bank, reading
+        self._angle = site.cos, first_half_negated(site.sin)
 
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
         reading, length, key, value = self.reading, call.query.shape[2], call.key, call.value
@@ -105,9 +106,8 @@ class ReadingLayer:
         context; mass: [n, heads] float32, the logarithm of the sum of the exponentials of its scores. The last `rows`
         positions read memory, and of those the last `traced` leave a trace. Returns [n, heads, d].
         """
-        first, site = len(query) - rows, self.site
-        wide = query[first:].float().transpose(0, 1).unsqueeze(0)
-        placeless = rotate(wide, site.cos, site.sin)
+        first = len(query) - rows
+        placeless = turned(query[first:].float(), *self._angle).transpose(0, 1).unsqueeze(0)
         keys, values, found = self._retrieve(placeless)
         scores = memory_scores(placeless, keys, found >= 0, scaling, None)
         share, weights = self.gate.beside(mass[first:].T.unsqueeze(0), scores)
@@ -128,17 +128,17 @@ class ReadingLayer:
         start = time.perf_counter()
         batch, heads, rows, d = query.shape
         kv_heads, layer, focus = self.site.kv_heads, self.site.layer, self.reading.focus
-        k = min(self.reading.k, len(self.bank if focus is None else focus))
-        grouped = query.detach().reshape(batch, kv_heads, -1, d).transpose(0, 1).reshape(kv_heads, -1, d)
+        k, group = min(self.reading.k, len(self.bank if focus is None else focus)), heads // kv_heads
+        grouped = query.detach().view(batch, kv_heads, group, rows, d).permute(1, 0, 3, 2, 4).flatten(1, 2)
         if focus is None:
-            found = self.bank.search(layer, grouped, k)
+            found = self.bank.search(layer, grouped.flatten(1, 2), k)
             keys, values = self.bank.read(layer, found)
         else:
             keys, values, found = focus.nearest(layer, grouped, k)
 
         def ungrouped(x: Tensor) -> Tensor:
-            x = x.view(kv_heads, batch, heads // kv_heads, rows, k, *x.shape[3:])
-            return x.transpose(0, 1).reshape(batch, heads, rows, k, *x.shape[5:])
+            x = x.reshape(kv_heads, batch, rows, group, k, *x.shape[4 if focus else 3 :]).transpose(0, 1)
+            return x.transpose(2, 3).flatten(1, 2)
 
         result = ungrouped(keys), ungrouped(values), ungrouped(found)
         self.reading.seconds += time.perf_counter() - start

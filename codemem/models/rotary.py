@@ -73,6 +73,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `rotate`, of whole heads [n, heads, d], in fewer operations and in the dtype of x; sin as `first_half_negated`
+    leaves it."""
+    swapped = x.view(*x.shape[:2], 2, -1).flip(2).view(x.shape)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+def first_half_negated(sin: Tensor) -> Tensor:
+    """[..., d]"""
+    first, second = sin.chunk(2, dim=-1)
+    return torch.cat((-first, second), dim=-1)
+
+
 def unrotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The inverse of `rotate`: rotate by the opposite angles.
 
