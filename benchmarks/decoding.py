@@ -20,6 +20,7 @@ from benchmarks.corpus import arguments, bars, remember, report
 from codemem.completion.decode import Clock, decode
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import Prompt, build_prompt
+from codemem.completion.recall import ask, focus
 from codemem.completion.request import Request
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.encode import tokenize
@@ -86,9 +87,11 @@ def generated_by_transformers(model: MemorizingModel, ids: list[int], count: int
 def generated(engine: Engine, prompt: Prompt, count: int, arm: str) -> tuple[list[int], float, Clock]:
     """Tokens of our decode loop, and seconds per token after the first."""
     attention, tokens, drafts = ARMS[arm]
-    clock = Clock()
-    with engine.model.reads(attention=attention, tokens=tokens, traced=True):
-        decoder = engine.model.decoder()
+    clock, decoder = Clock(), engine.model.decoder()
+    searched = focus(engine.model.bank, ask(engine.model, decoder, prompt.ids)) if attention else None
+    with engine.model.reads(attention=attention, tokens=tokens, traced=True) as reading:
+        reading.focus = searched
+        decoder.crop(0)
         steps = decode(engine.model, decoder, engine.vocabulary, prompt, clock=clock, drafts=drafts)
         found = [step.token for step in islice(steps, count + 1)]
     return found, clock.decode / max(1, len(found) - 1), clock
@@ -142,8 +145,10 @@ def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
         request = Request(place.path, place.text, place.offset, context=128)
         prompt = build_prompt(request, engine.model.tokenizer, engine.vocabulary)
         clock, found = Clock(), []
-        with engine.model.bank.hiding(place.path), engine.model.reads(traced=True):
+        with engine.model.bank.hiding(place.path), engine.model.reads(traced=True) as reading:
             decoder = engine.model.decoder()
+            reading.focus = focus(engine.model.bank, ask(engine.model, decoder, prompt.ids))
+            decoder.crop(0)
             decoder.read(prompt.ids[:-1])
             for drafts in (0, DRAFTS):
                 decoder.crop(len(prompt.ids) - 1)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from codemem.completion.decode import Clock, decode
+from codemem.completion.draft import Chance, worth
 from codemem.completion.engine import Engine
 from codemem.completion.prefix_cache import PrefixCache
 from codemem.completion.prompt import Prompt
@@ -279,6 +280,24 @@ def test_drafts_change_nothing(seed):
 
 FOUR_BIT = four_bit_model()
 FOUR_BIT.remember(SOURCE, "shapes.py")
+
+
+@pytest.mark.parametrize(
+    ("chance", "most", "drafted"),
+    [
+        (Chance(0.0, 0.0), 7, 0),
+        (Chance(0.26, 0.65), 7, 0),
+        (Chance(0.4, 0.1), 7, 1),
+        (Chance(0.5, 0.7), 7, 2),
+        (Chance(0.9, 0.9), 7, 3),
+        (Chance(0.95, 0.95), 7, 7),
+        (Chance(0.95, 0.95), 4, 3),
+        (Chance(0.95, 0.95), 0, 0),
+        (Chance(1.0, 1.0), 20, 7),
+    ],
+)
+def test_as_much_is_drafted_as_saves_time(chance, most, drafted):
+    assert worth(chance, most) == drafted
 
 
 def test_what_was_written_before_is_a_draft_and_saves_passes():
