@@ -366,7 +366,7 @@ def test_a_memory_that_outgrows_its_index_is_opened_anew_beside_it(editor, root,
     entries = editor.ready(documents=3)["folders"][0]["entries"]
     after = repository._live
     assert after is not before and len(after.banks.bank) == entries
-    assert {type(index) for index in after.banks.bank.indexes.values()} == {knn.IVFIndex}
+    assert {type(index) for index in after.banks.bank.built} == {knn.IVFIndex}
     assert after.banks.written("typed.py") is not None, "what is typed is not lost"
     editor.open(root / "use.py")
     assert editor.text(root / "use.py", 2, 8) == "first + second + third"
@@ -374,7 +374,7 @@ def test_a_memory_that_outgrows_its_index_is_opened_anew_beside_it(editor, root,
     monkeypatch.setattr(knn, "TAIL_ROWS", 8)
     (root / "more.py").write_text("def more(first, second):\n    return first - second\n")
     entries = editor.ready(documents=4)["folders"][0]["entries"]
-    indexes = list(after.banks.bank.indexes.values())
+    indexes = after.banks.bank.built
     end = time.monotonic() + 60
     while any(len(index) != entries or index._tail.shape[1] > 8 for index in indexes):
         assert time.monotonic() < end

@@ -198,11 +198,18 @@ def test_likelihood_by_size_and_eviction(evaluated):
     assert len({halves[key] for key in ("none", "everything", "fifo", "lru", "importance")}) >= 4
 
 
-def test_nested_banks_hold_each_other(completion):
-    small, large = nested(completion.bank, [], (40, 200), 3)
-    assert set(small.documents) < set(large.documents)
-    assert 40 <= len(small) < 200 <= len(large)
-    assert small.entries(small.documents[0]).tokens.equal(completion.bank.entries(small.documents[0]).tokens)
+def test_a_bank_grows_from_size_to_size(completion):
+    sizes, documents = [], []
+    for grown in nested(completion.bank, [], (200, 40), 3):
+        sizes.append(len(grown))
+        documents.append(grown.documents)
+    assert set(documents[0]) < set(documents[1]) and 40 <= sizes[0] < 200 <= sizes[1]
+    first = documents[0][0]
+    assert grown.entries(first).tokens.equal(completion.bank.entries(first).tokens)
+    everything = sum(len(completion.bank.entries(path)) for path in completion.bank.documents)
+    others = [("more.py", completion.bank.entries(first))]
+    *_, last = (len(grown) for grown in nested(completion.bank, others, (40, 10**6), 3))
+    assert last == everything + len(others[0][1]), "then there is no more"
 
 
 def test_nats_without_memory_are_the_base_models(completion):

@@ -140,7 +140,7 @@ def test_rows_of_several_banks():
 def test_a_small_memory_is_searched_whole(engine):
     model = engine.model
     votes = {("src/alpha.py", 1): 1.0}
-    assert recall.focus(model.bank, {}) is None
+    assert not len(recall.focus(model.bank, {})), "a large one is not, where nothing is voted for"
     for path in list(DOCUMENTS)[1:]:
         model.bank.drop(path)
     while len(model.bank) > SMALL:
@@ -162,7 +162,7 @@ def test_windows_are_taken_by_their_votes_with_lines_around_them(engine):
         some = recall.focus(bank, {("src/beta.py", 41): 1.0})
         assert max(line for _, line in bank.lines(some.rows.tolist())) == 44
     with bank.hiding("src/beta.py"):
-        assert recall.focus(bank, {("src/beta.py", 41): 1.0}) is None, "nothing of it may be read"
+        assert not len(recall.focus(bank, {("src/beta.py", 41): 1.0})), "nothing of it may be read"
 
 
 # In the engine.
@@ -185,6 +185,25 @@ def test_without_attention_nothing_is_chosen_for_it(engine, monkeypatch):
     assert attended(engine, request, monkeypatch) == (set(), [])
     assert engine._recalled.focus is None
     assert attended(engine, asked_at("beta|\n", attention=False, recall=False), monkeypatch) == (set(), [])
+
+
+def test_where_nothing_is_voted_for_attention_reads_nothing(engine):
+    model, ids = engine.model, list(b"def beta(x):\n    return x")
+    assert recall.large(model.bank)
+    with model.reads(attention=False, tokens=False):
+        plain = model.decoder().read(ids)
+        theirs = model(input_ids=torch.tensor([ids])).logits
+    with model.reads(tokens=False) as reading:
+        reading.focus = recall.focus(model.bank, {})
+        assert torch.equal(model.decoder().read(ids), plain)
+        assert torch.equal(model(input_ids=torch.tensor([ids])).logits, theirs)
+
+
+def test_no_index_of_all_keys_is_made_for_a_completion(engine):
+    bank = engine.model.bank
+    bank.build()
+    engine.complete(asked_at(DOCUMENTS["src/beta.py"][:300] + "beta|\n"))
+    assert not bank.indexes and [type(index) for index in bank.built] == [type(bank.states.index)]
 
 
 def test_a_document_that_left_memory_is_searched_no_more(engine, monkeypatch):

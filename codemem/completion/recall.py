@@ -61,20 +61,19 @@ def large(bank: Memory) -> bool:
 
 
 def focus(bank: Memory, called: Votes) -> Focus | None:
-    """What attention searches of a memory, None for all of a small one, and where nothing is voted for."""
+    """What attention searches of a memory, None for all of a small one."""
     return around(bank, called, FOCUS, MARGIN) if large(bank) else None
 
 
-def around(bank: Memory, called: Votes, entries: int, margin: int) -> Focus | None:
-    """The windows with the most votes, and so many lines around each, until there are so many entries; None where there
-    are none."""
+def around(bank: Memory, called: Votes, entries: int, margin: int) -> Focus:
+    """The windows with the most votes, and so many lines around each, until there are so many entries."""
     windows, rows = list[tuple[str, int]](), set[int]()
     for path, first in _best(called):
         if len(rows) >= entries:
             break
         windows.append((path, first))
         rows.update(bank.rows(path, first - margin, first + WINDOW_LINES - 1 + margin).tolist())
-    return Focus(bank, torch.tensor(sorted(rows)), frozenset(windows)) if rows else None
+    return Focus(bank, torch.tensor(sorted(rows), dtype=torch.int64), frozenset(windows))
 
 
 def _best(called: Votes) -> list[tuple[str, int]]:

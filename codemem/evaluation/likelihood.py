@@ -38,24 +38,18 @@ def nats(model: MemorizingModel, piece: Piece, *, attention: bool = False, token
 
 
 def nested(bank: Bank, others: Iterable[tuple[str, Entries]], sizes: Sequence[int], seed: int) -> Iterator[Bank]:
-    """Banks of so many entries (ascending), each in the next: documents of `bank` in a seeded order, then those of
-    other repositories; ends where there are no more. A size is met by the last document that is begun, whole."""
+    """A bank of so many entries, which then grows to the next size: documents of `bank` in a seeded order, then those
+    of other repositories; ends where there are no more. A size is met by the last document that is begun, whole."""
     order = list(bank.documents)
     random.Random(seed).shuffle(order)
     following = chain(
         ((path, bank.entries(path)) for path in order), ((f"other/{path}", entries) for path, entries in others)
     )
-    held: list[tuple[str, Entries]] = []
-    for size in sizes:
-        entries = sum(len(each) for _, each in held)
-        while entries < size and (document := next(following, None)) is not None:
-            held.append(document)
-            entries += len(document[1])
-        grown = Bank(bank.shapes, bank.dtype, str(bank.device), state_size=bank.state_size)
-        grown.reserve(entries)
-        for path, each in held:
-            grown.add(path, each)
+    grown = Bank(bank.shapes, bank.dtype, str(bank.device), state_size=bank.state_size)
+    for size in sorted(sizes):
+        while len(grown) < size and (document := next(following, None)) is not None:
+            grown.add(*document)
         grown.build()
         yield grown
-        if entries < size:
+        if len(grown) < size:
             return

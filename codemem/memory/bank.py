@@ -115,9 +115,11 @@ class Bank:
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes that one entry takes on disk, in its blob and in the kept index."""
-        keys = sum(kv * (2 * d * self.dtype.itemsize + 2 * d + 8) for kv, d in self.shapes.values())
-        return keys + 12 + (2 * self.state_size + 12 if self.state_size else 0)
+        """Bytes that one entry takes on disk, in its blob and in the kept indexes."""
+        blob = 12 + sum(kv * 2 * d * self.dtype.itemsize for kv, d in self.shapes.values())
+        if self.state_size:
+            return blob + 2 * self.state_size + 12
+        return blob + sum(kv * (2 * d + 8) for kv, d in self.shapes.values())
 
     def reserve(self, rows: int) -> None:
         """Make room for so many rows in all, so that adding them copies nothing twice. Room that is not used takes no
@@ -402,17 +404,32 @@ class Bank:
         return any(index.outgrown(rows) for index in indexes)
 
     def build(self) -> None:
-        """Bring all indexes up to date now, rather than at the first search, and make them ready for more: of a million
-        entries that takes seconds, for which no edit should wait."""
-        for index in (*map(self._index, self.shapes), *([self.states.build(self._rows)] if self.states else ())):
+        """Bring the indexes up to date now, rather than at the first search, and make them ready for more: of a million
+        entries that takes seconds, for which no edit should wait.
+
+        Where there is token memory, that is the index of the states: it says which keys attention searches
+        (`memory.focus`). Those of all keys are made by the first search that wants them.
+        """
+        if self.states:
+            self.states.build(self._rows)
+        else:
+            for layer in self.shapes:
+                self._index(layer)
+        for index in self.built:
             if isinstance(index, IVFIndex):
                 index.own()
+
+    @property
+    def built(self) -> tuple[Index, ...]:
+        """The indexes that `build` keeps up to date."""
+        if self.states:
+            return () if self.states.index is None else (self.states.index,)
+        return tuple(self.indexes.values())
 
     def tidy(self) -> bool:
         """Do some of what may wait until nobody does, and makes search faster: tens of milliseconds for an edited file.
         Returns whether there was anything to do."""
-        indexes = (*self.indexes.values(), *([self.states.index] if self.states else ()))
-        return any(isinstance(index, IVFIndex) and index.tidy() for index in indexes)
+        return any(isinstance(index, IVFIndex) and index.tidy() for index in (*self.indexes.values(), *self.built))
 
     def _index(self, layer: int) -> Index:
         index = self.indexes.get(layer)

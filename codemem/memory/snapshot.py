@@ -1,8 +1,9 @@
 """From store to bank, with the trained indexes kept on disk so that the next process need not build them.
 
 A snapshot is derived and can always be made again: the order in which documents entered the bank, and the inverted
-files of that bank. It stays useful while documents come and go: those that are gone are rows that no search returns,
-and new ones are added behind. A document that comes back, with a branch, has its rows there.
+file of its states, or those of its keys where it has no token memory. It stays useful while documents come and go:
+those that are gone are rows that no search returns, and new ones are added behind. A document that comes back, with a
+branch, has its rows there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from codemem.errors import CodememError
@@ -93,7 +95,7 @@ def save_snapshot(store: Store, bank: Bank) -> None:
     that search is exact. Raises CodememError where they cannot be written, and Busy where another process is
     writing."""
     bank.build()
-    if not all(isinstance(index, IVFIndex) for index in bank.indexes.values()) or not bank.indexes:
+    if not bank.built or not all(isinstance(index, IVFIndex) for index in bank.built):
         forget_snapshots(store)
         return
     name = uuid.uuid4().hex
@@ -116,11 +118,12 @@ def _write(folder: Path, bank: Bank) -> None:
     """Write the indexes of a bank and the order of its documents. Raises OSError, and RuntimeError for FAISS."""
     folder.mkdir(mode=0o700, parents=True)
     folder.parent.chmod(0o700)
-    for layer, index in bank.indexes.items():
-        assert isinstance(index, IVFIndex)
-        index.save(folder, f"layer{layer}")
     if bank.states is not None:
         bank.states.save(folder)
+    else:
+        for layer, index in bank.indexes.items():
+            assert isinstance(index, IVFIndex)
+            index.save(folder, f"layer{layer}")
     (folder / "order.json").write_text(json.dumps(bank.order()))
     write_sums(folder)
     for file in folder.iterdir():
@@ -129,10 +132,8 @@ def _write(folder: Path, bank: Bank) -> None:
 
 def _load_indexes(folder: Path, bank: Bank) -> None:
     """Give the bank the snapshot's indexes; none of them where one cannot be read."""
-    try:
-        indexes = {layer: IVFIndex.load(folder, f"layer{layer}") for layer in bank.shapes}
+    with suppress(OSError, RuntimeError, ValueError):
         if bank.states is not None:
             bank.states.load(folder)
-    except (OSError, RuntimeError, ValueError):
-        return
-    bank.indexes.update(indexes)
+        else:
+            bank.indexes |= {layer: IVFIndex.load(folder, f"layer{layer}") for layer in bank.shapes}

@@ -145,7 +145,7 @@ class LlamaDecoder:
         x = embedding(step, weights.embedding)
         cos, sin = self._cos[start:end], self._sin[start:end]
         seen = _Seen(start, count, x, kv_heads, self._share)
-        rows = reading.rows(count) if reading.attention and len(self.model.bank) else 0
+        rows = reading.rows(count) if reading.searches(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
             qkv = layer.qkv(layer.norm(x)).view(count, heads + 2 * kv_heads, d)
             pair = qkv[:, : heads + kv_heads]

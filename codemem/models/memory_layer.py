@@ -46,6 +46,10 @@ class Reading:
         """How many positions of a forward pass over `length` of them read."""
         return length if self.last is None else min(length, self.last)
 
+    def searches(self, bank: Memory) -> int:
+        """How many entries of a bank attention searches."""
+        return 0 if not self.attention else len(bank if self.focus is None else self.focus)
+
     def keep(self, positions: int, of: int, layers: int) -> None:
         """Leave only the first `positions` of the traces that the last forward pass left, of `of` positions, at each of
         so many memory layers: the others were not taken."""
@@ -67,7 +71,7 @@ class ReadingLayer:
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
         reading, length, key, value = self.reading, call.query.shape[2], call.key, call.value
         rows = reading.rows(length)
-        if not reading.attention or not rows or not len(self.bank):
+        if not rows or not reading.searches(self.bank):
             return call.plain()
         # Only the last rows read memory; the base implementation is fastest for those before them.
         plain = None if rows == length else call.plain()[0]
@@ -128,7 +132,7 @@ class ReadingLayer:
         start = time.perf_counter()
         batch, heads, rows, d = query.shape
         kv_heads, layer, focus = self.site.kv_heads, self.site.layer, self.reading.focus
-        k, group = min(self.reading.k, len(self.bank if focus is None else focus)), heads // kv_heads
+        k, group = min(self.reading.k, self.reading.searches(self.bank)), heads // kv_heads
         grouped = query.detach().view(batch, kv_heads, group, rows, d).permute(1, 0, 3, 2, 4).flatten(1, 2)
         if focus is None:
             found = self.bank.search(layer, grouped.flatten(1, 2), k)
