@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -14,6 +15,7 @@ from codemem.errors import CodememError
 
 if TYPE_CHECKING:
     from codemem.memory.entries import Entries
+    from codemem.memory.store import Store
     from codemem.models.pretrained import Pretrained
 
 SIZES = (8_192, 65_536, 524_288, 2_097_152)
@@ -59,6 +61,7 @@ def evaluate(
     from codemem.evaluation.evaluate import Source, complete_lines, evict_half, likelihood_by_size, split
     from codemem.evaluation.plots import draw
     from codemem.memory.manifest import model_of
+    from codemem.memory.snapshot import open_bank
     from codemem.models.pretrained import load_memorizing
     from indexer.packages import documents as read_documents
     from indexer.packages import target as named
@@ -73,7 +76,8 @@ def evaluate(
     with stderr.status("loading the model"):
         pretrained = load_memorizing(model or model_of(root))
     memorizing = pretrained.model
-    memorizing.bank = bank = _remembered(pretrained, root)
+    with _synced(pretrained, root) as store:
+        memorizing.bank = bank = open_bank(store, memorizing.new_bank())
     inside = {document.path for document in divided.held_out}
     for path in inside:
         bank.drop(path)
@@ -113,10 +117,10 @@ def evaluate(
         _show(results)
 
 
-def _remembered(pretrained: Pretrained, root: Path) -> Any:
-    """The bank of a folder, brought up to date."""
+@contextmanager
+def _synced(pretrained: Pretrained, root: Path) -> Iterator[Store]:
+    """The store of a folder, brought up to date."""
     from cli.console import index_bar
-    from codemem.memory.snapshot import open_bank
     from codemem.memory.store import Store
     from indexer.sync import sync
 
@@ -124,18 +128,15 @@ def _remembered(pretrained: Pretrained, root: Path) -> Any:
         store.bind(pretrained.fingerprint)
         with index_bar() as show:
             sync(store, lambda: pretrained.model, show)
-        return open_bank(store, pretrained.model.new_bank())
+        yield store
 
 
 def _entries(pretrained: Pretrained, specs: list[str]) -> Iterator[tuple[str, Entries]]:
     """The entries of other repositories, each indexed when it is needed."""
-    from codemem.memory.store import Store
     from indexer.packages import target
 
     for spec in specs:
-        _, root = target(spec)
-        _remembered(pretrained, root)
-        with Store(root) as store:
+        with _synced(pretrained, target(spec)[1]) as store:
             for record in store.documents():
                 yield f"{spec}/{record.path}", store.read(record.blob)
 
