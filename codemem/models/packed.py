@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ TOLERANCE = 0.15
 SMALL = 16
 # With more rows than this, 16-bit matrices take less time.
 MOST_ROWS = 16
+_ROWS = 8_192  # of a matrix that are looked at together
 
 
 class Half(NamedTuple):
@@ -77,16 +79,16 @@ def pack(weights: Sequence[Tensor]) -> Packed | None:
     return packed
 
 
-# Codes [outputs, groups, GROUP], 0 to LEVELS, scales and offsets [outputs, groups, 1] of each half.
+# Codes [outputs, groups, GROUP] uint8, 0 to LEVELS, scales and offsets [outputs, groups, 1] of each half.
 _Halves = tuple[tuple[Tensor, Tensor, Tensor], ...]
 
 
 def _split(weights: Sequence[Tensor], halves: Callable[[Tensor], _Halves | None]) -> list[_Halves] | None:
-    """The halves of every matrix, None where one has none. A look at a few rows spares most the whole."""
+    """The halves of all rows of the matrices, some rows at a time; None where some have none, which mostly the first
+    show."""
     split = []
-    for weight in weights:
-        found = halves(weight[:16]) and halves(weight)
-        if found is None:
+    for rows in chain.from_iterable(torch.split(weight, _ROWS) for weight in weights):
+        if (found := halves(rows)) is None:
             return None
         split.append(found)
     return split
@@ -100,7 +102,7 @@ def _of_4_bits(weight: Tensor) -> _Halves | None:
     levels = steps.round()
     if (steps - levels).abs().max() > TOLERANCE:
         return None
-    return ((levels, step, low + 8 * step),)
+    return ((levels.to(torch.uint8), step, low + 8 * step),)
 
 
 def _of_8_bits(weight: Tensor) -> _Halves | None:
@@ -114,9 +116,8 @@ def _of_8_bits(weight: Tensor) -> _Halves | None:
     levels = steps.round().clamp(-128, 127)
     if ((steps - levels).abs() * (levels.abs() <= SMALL)).max() > TOLERANCE:
         return None
-    levels = levels + 128
-    high = (levels / 16).floor()
-    return (high, 16 * step, torch.zeros_like(step)), (levels - 16 * high, step, 8 * step)
+    codes = (levels + 128).to(torch.uint8)
+    return (codes >> 4, 16 * step, torch.zeros_like(step)), (codes & LEVELS, step, 8 * step)
 
 
 def _half(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Half:
