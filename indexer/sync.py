@@ -84,6 +84,8 @@ def sync(
         start = time.perf_counter()
         store.recover()
         before = {record.path for record in store.documents()}
+        if not before:  # nothing was looked through by other rules
+            store.set("scanner", SCANNER)
         changes = compare(store.root, store)
         skipped = {path: reason.value for path, reason in changes.walked.skipped.items()}
         if changes.gone or changes.touched:

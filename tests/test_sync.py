@@ -388,6 +388,18 @@ def test_secret_values_are_never_memorised(repository):
     assert repository.stale() == (0, 0, 0)
 
 
+def test_what_a_first_run_has_remembered_when_it_is_interrupted_is_not_read_again(repository):
+    repository.write(a=A, b=B)
+
+    def interrupted(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with Store(repository.root, create=True) as store, pytest.raises(KeyboardInterrupt):
+        store.bind(FINGERPRINT)
+        sync(store, lambda: repository.model, interrupted)
+    assert repository.stale() == (0, 0, 0)
+
+
 def test_new_rules_for_secrets_look_at_all_documents_and_encode_only_those_with_secrets(repository, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr("indexer.documents.masked", lambda text: (text, 0))
