@@ -98,6 +98,7 @@ def evaluate(
         with stage_bar() as show:
             if "lines" in wanted:
                 remembered = [d for d in found if d.path not in inside]
+                results["outcomes"] = str(file)
                 results["lines"] = complete_lines(memorizing, bank, remembered, divided.tasks, file, show)
             if "eviction" in wanted:
                 results["eviction"] = evict_half(memorizing, bank, divided.held_out, pieces, seed, show)

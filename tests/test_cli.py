@@ -14,6 +14,7 @@ from conftest import SHAPES, USE
 from json_docs import answer_of, check_against_documentation
 from tiny import save_directory, tiny_tokenizer
 
+from benchmarks.pooled import pooled
 from codemem.models.encode import tokenize
 
 
@@ -269,6 +270,11 @@ def test_eval_prints_what_its_documentation_says_and_goes_on(codemem, tmp_path, 
     assert {"lines-all.png", "lines-all.svg", "likelihood.png", "likelihood.svg"} <= drawn
     (kept,) = (tmp_path / "cache" / "evaluations").iterdir()
     before = kept.read_text()
+    assert answer["outcomes"] == str(kept)
+    twice, once = pooled([answer, answer]), answer["lines"]
+    assert {kind: found["tasks"] for kind, found in twice.items()} == {k: 2 * f["tasks"] for k, f in once.items()}
+    for name, arm in twice["all"]["arms"].items():
+        assert arm["nats"] == pytest.approx(once["all"]["arms"][name]["nats"])
     again = answer_of(codemem("eval", root, *options, "--part", "lines", "--json"))
     assert again["lines"] == answer["lines"] and "likelihood" not in again
     assert kept.read_text() == before, "nothing was computed again"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codemem.errors import CodememError
 from codemem.evaluation.arms import ARMS, NONE, Arm
@@ -87,7 +87,7 @@ def complete_lines(
     documents: those in the bank. Each task's outcomes are appended to `file` when they are there, and what it has is
     not computed again.
     """
-    done = _read(file)
+    done = {kept.task: kept.outcomes for kept in kept_outcomes(file)}
     completion = LineCompletion(model, bank, WindowIndex((d.path, d.text) for d in documents))
     names = {arm.name for arm in arms}
     for number, task in enumerate(tasks):
@@ -188,16 +188,28 @@ def _by_document(
     return dict(sums), dict(counts)
 
 
-def _read(file: Path) -> dict[str, dict[str, Outcome]]:
-    """Task -> arm -> outcome of an earlier run. A last line that was cut off is removed."""
+class Kept(NamedTuple):
+    """What a file has of one task. kind: of the task; outcomes: by the name of the arm."""
+
+    task: str
+    kind: str
+    outcomes: dict[str, Outcome]
+
+
+def kept_outcomes(file: Path) -> list[Kept]:
+    """What earlier runs of an evaluation left in its file, nothing where there is none. A last line that was cut off is
+    removed."""
     if not file.is_file():
-        return {}
+        return []
     text = file.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         file.write_text(whole, encoding="utf-8")
-    rows = map(json.loads, whole.splitlines())
-    return {row["task"]: {name: Outcome(**outcome) for name, outcome in row["outcomes"].items()} for row in rows}
+    rows = {row["task"]: row for row in map(json.loads, whole.splitlines())}  # the last of a task has all arms
+    return [
+        Kept(task, row["kind"], {name: Outcome(**outcome) for name, outcome in row["outcomes"].items()})
+        for task, row in rows.items()
+    ]
 
 
 def _append(file: Path, task: Task, outcomes: Mapping[str, Outcome]) -> None:
