@@ -22,6 +22,7 @@ from codemem.completion.engine import Engine
 from codemem.completion.prompt import Prompt, build_prompt
 from codemem.completion.recall import ask, focus
 from codemem.completion.request import Request
+from codemem.memory.focus import Focus
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
@@ -84,14 +85,19 @@ def generated_by_transformers(model: MemorizingModel, ids: list[int], count: int
     return tokens[0, len(ids) :].tolist(), (seconds[1] - seconds[0]) / count
 
 
-def generated(engine: Engine, prompt: Prompt, count: int, arm: str) -> tuple[list[int], float, Clock]:
-    """Tokens of our decode loop, and seconds per token after the first."""
+def searched(engine: Engine, prompt: Prompt) -> Focus | None:
+    """What attention searches behind a prompt, as in a completion."""
+    return focus(engine.model.bank, ask(engine.model, engine.model.decoder(), prompt.ids))
+
+
+def generated(
+    engine: Engine, prompt: Prompt, chosen: Focus | None, count: int, arm: str
+) -> tuple[list[int], float, Clock]:
+    """Tokens of our decode loop, and seconds per token after the first. chosen: what attention searches."""
     attention, tokens, drafts = ARMS[arm]
-    clock, decoder = Clock(), engine.model.decoder()
-    searched = focus(engine.model.bank, ask(engine.model, decoder, prompt.ids)) if attention else None
+    clock = Clock()
     with engine.model.reads(attention=attention, tokens=tokens, traced=True) as reading:
-        reading.focus = searched
-        decoder.crop(0)
+        reading.focus, decoder = chosen, engine.model.decoder()
         steps = decode(engine.model, decoder, engine.vocabulary, prompt, clock=clock, drafts=drafts)
         found = [step.token for step in islice(steps, count + 1)]
     return found, clock.decode / max(1, len(found) - 1), clock
@@ -110,8 +116,9 @@ def compare(engine: Engine, places: Sequence[Place], count: int) -> dict[str, ob
         seconds["transformers"].append(seconds_each)
         found = {}
         with engine.model.bank.hiding(place.path):
+            chosen = searched(engine, prompt)
             for arm in ARMS:
-                found[arm], seconds_each, clock = generated(engine, prompt, count, arm)
+                found[arm], seconds_each, clock = generated(engine, prompt, chosen, count, arm)
                 seconds[arm].append(seconds_each)
                 clocks[arm].drafted += clock.drafted
                 clocks[arm].accepted += clock.accepted
@@ -146,9 +153,7 @@ def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
         prompt = build_prompt(request, engine.model.tokenizer, engine.vocabulary)
         clock, found = Clock(), []
         with engine.model.bank.hiding(place.path), engine.model.reads(traced=True) as reading:
-            decoder = engine.model.decoder()
-            reading.focus = focus(engine.model.bank, ask(engine.model, decoder, prompt.ids))
-            decoder.crop(0)
+            reading.focus, decoder = searched(engine, prompt), engine.model.decoder()
             decoder.read(prompt.ids[:-1])
             for drafts in (0, DRAFTS):
                 decoder.crop(len(prompt.ids) - 1)

@@ -11,28 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import bars, report
-from codemem.evaluation.evaluate import kept_outcomes
-from codemem.evaluation.lines import Outcome
-from codemem.evaluation.report import summarise
+from codemem.evaluation.evaluate import Kept, kept_outcomes
+from codemem.evaluation.report import by_kind
 
 
 def pooled(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Kind -> tasks and arms, as in the JSON of one evaluation."""
-    kinds: dict[str, list[Mapping[str, Outcome]]] = defaultdict(list)
+    everything: list[Kept] = []
     for evaluation in evaluations:
-        kept = list(kept_outcomes(Path(evaluation["outcomes"])))
+        kept = kept_outcomes(Path(evaluation["outcomes"]))
         if len(kept) != (tasks := evaluation["lines"]["all"]["tasks"]):
             raise SystemExit(f"{evaluation['target']}: {tasks} lines in the report, {len(kept)} kept: evaluate again")
-        for each in kept:
-            kinds[each.kind].append(each.outcomes)
-            kinds["all"].append(each.outcomes)
-    return {kind: {"tasks": len(rows), "arms": summarise(rows)} for kind, rows in sorted(kinds.items())}
+        everything += kept
+    return by_kind((each.kind, each.outcomes) for each in everything)
 
 
 def main() -> None:

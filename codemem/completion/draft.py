@@ -85,7 +85,7 @@ class Draft:
         if self._line:
             ends = (place for place, each in enumerate(found, 1) if b"\n" in self._tokens[each])
             found = found[: next(ends, None)]
-        return found[: worth(chance, min(self._most, len(found)))]
+        return found[: worth(chance, len(found))]
 
     def _from_before(self) -> tuple[Chance, list[int]]:
         return (WRITTEN, self._vocabulary.spell(self._written)[: self._most]) if self._written else (NONE, [])

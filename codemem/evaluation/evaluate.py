@@ -20,7 +20,7 @@ from codemem.evaluation.bm25 import WindowIndex
 from codemem.evaluation.likelihood import READS, nats, nested, sampled
 from codemem.evaluation.lines import LineCompletion, Outcome
 from codemem.evaluation.metrics import paired_bootstrap
-from codemem.evaluation.report import summarise
+from codemem.evaluation.report import by_kind
 from codemem.evaluation.tasks import Task, cross_file_uses, definitions, draw, random_lines
 from codemem.memory.bank import Bank
 from codemem.memory.entries import Entries
@@ -82,14 +82,13 @@ def complete_lines(
     report: Report,
     arms: Sequence[Arm] = ARMS,
 ) -> dict[str, Any]:
-    """Kind of task -> number of tasks and what `summarise` says; "all" for both kinds together.
+    """What `by_kind` says of the tasks' outcomes.
 
     documents: those in the bank. Each task's outcomes are appended to `file` when they are there, and what it has is
     not computed again.
     """
     done = {kept.task: kept.outcomes for kept in kept_outcomes(file)}
     completion = LineCompletion(model, bank, WindowIndex((d.path, d.text) for d in documents))
-    names = {arm.name for arm in arms}
     for number, task in enumerate(tasks):
         report("completing lines", number, len(tasks))
         have = done.get(task.name, {})
@@ -99,12 +98,7 @@ def complete_lines(
             done[task.name] = have
             _append(file, task, have)
     report("completing lines", len(tasks), len(tasks))
-    kinds: dict[str, list[Mapping[str, Outcome]]] = defaultdict(list)
-    for task in tasks:
-        chosen = {name: outcome for name, outcome in done[task.name].items() if name in names}
-        for kind in (task.kind, "all"):
-            kinds[kind].append({arm.name: chosen[arm.name] for arm in arms})
-    return {kind: {"tasks": len(outcomes), "arms": summarise(outcomes)} for kind, outcomes in sorted(kinds.items())}
+    return by_kind((task.kind, {arm.name: done[task.name][arm.name] for arm in arms}) for task in tasks)
 
 
 def likelihood_by_size(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -11,6 +12,16 @@ from codemem.evaluation.lines import Outcome
 from codemem.evaluation.metrics import Interval, paired_bootstrap
 
 BASELINES = (NONE, BM25)
+
+
+def by_kind(outcomes: Iterable[tuple[str, Mapping[str, Outcome]]]) -> dict[str, Any]:
+    """Kind of task -> how many there are and what `summarise` says of them; "all" for all kinds together. outcomes: the
+    kind of each task, and its outcome for every arm."""
+    kinds: dict[str, list[Mapping[str, Outcome]]] = defaultdict(list)
+    for own, each in outcomes:
+        for kind in (own, "all"):
+            kinds[kind].append(each)
+    return {kind: {"tasks": len(each), "arms": summarise(each)} for kind, each in sorted(kinds.items())}
 
 
 def summarise(outcomes: Sequence[Mapping[str, Outcome]]) -> dict[str, Any]:

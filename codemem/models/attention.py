@@ -8,9 +8,8 @@ For query head h with its key/value head g(h), head size d, and the k best entri
 
 One softmax over both makes the gate depend on content: memory's weight is sigmoid(LSE_memory - LSE_local). The more
 entries a bank has, the better even the weakest of k neighbours is by chance; the discount takes off what that is worth,
-nothing where fewer than k are found.
-The gate of Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g * A_memory + (1 - g) * A_local with g =
-sigmoid(bias_h), is the kind "sigmoid", without a discount.
+nothing where fewer than k are found. The gate of Memorizing Transformers (Wu et al., ICLR 2022, section 3.2), g *
+A_memory + (1 - g) * A_local with g = sigmoid(bias_h), is the kind "sigmoid", without a discount.
 """
 
 from __future__ import annotations

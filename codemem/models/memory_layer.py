@@ -135,13 +135,13 @@ class ReadingLayer:
         k, group = min(self.reading.k, self.reading.searches(self.bank)), heads // kv_heads
         grouped = query.detach().view(batch, kv_heads, group, rows, d).permute(1, 0, 3, 2, 4).flatten(1, 2)
         if focus is None:
-            found = self.bank.search(layer, grouped.flatten(1, 2), k)
+            found = self.bank.search(layer, grouped.flatten(1, 2), k).reshape(*grouped.shape[:3], k)
             keys, values = self.bank.read(layer, found)
         else:
             keys, values, found = focus.nearest(layer, grouped, k)
 
         def ungrouped(x: Tensor) -> Tensor:
-            x = x.reshape(kv_heads, batch, rows, group, k, *x.shape[4 if focus else 3 :]).transpose(0, 1)
+            x = x.reshape(kv_heads, batch, rows, *x.shape[2:]).transpose(0, 1)
             return x.transpose(2, 3).flatten(1, 2)
 
         result = ungrouped(keys), ungrouped(values), ungrouped(found)

@@ -191,9 +191,9 @@ def _read(file: Path, count: int) -> list[Packed | None] | None:
                 return None
 
             def read(number: int) -> Packed | None:
-                stems = [stem for part in range(2) if f"{(stem := f'{number}.{part}')}.codes" in names]
-                halves = (Half(*(opened.get_tensor(f"{stem}.{name}") for name in Half._fields)) for stem in stems)
-                return Packed(tuple(halves)) if stems else None
+                parts = [f"{number}.{part}" for part in range(2) if f"{number}.{part}.codes" in names]
+                halves = (Half(*(opened.get_tensor(f"{part}.{name}") for name in Half._fields)) for part in parts)
+                return Packed(tuple(halves)) if parts else None
 
             return [read(number) for number in range(count)]
     except (OSError, SafetensorError):
