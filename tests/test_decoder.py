@@ -23,7 +23,7 @@ from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.llama import LlamaDecoder, _Seen, _Share
 from codemem.models.memorizing import MemorizingModel
-from codemem.models.packed import GROUP, MOST_ROWS, Matrix, pack
+from codemem.models.packed import GROUP, MOST_ROWS, Matrix, Packed, pack
 from codemem.models.shape import shape_of
 
 TOKENIZER = tiny_tokenizer()
@@ -142,12 +142,12 @@ MODEL = MemorizingModel(tiny_model(), TOKENIZER)
 # Weights of four bits.
 
 
-def test_what_has_four_bits_is_packed_and_nothing_else():
+def test_what_has_four_bits_is_packed_as_it_is():
     weight = four_bit(torch.randn(48, 96))
     packed = pack([weight])
     x = torch.randn(3, 96).bfloat16()
+    assert len(packed.halves) == 1
     torch.testing.assert_close(packed.multiply(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=6e-2)
-    assert pack([torch.randn(48, 96).bfloat16()]) is None
     assert pack([weight.float()]) is None
     assert pack([weight[:, :48].contiguous()]) is None, "no whole groups"
     assert pack([weight[:40]]) is None, "the kernel wants sixteens"
@@ -155,19 +155,48 @@ def test_what_has_four_bits_is_packed_and_nothing_else():
     assert pack([torch.zeros(16, 32).bfloat16()]) is not None
 
 
-def test_eight_bits_are_packed_as_two_of_four():
-    steps = torch.randint(-127, 128, (48, 3, 32), generator=torch.Generator().manual_seed(0)).float()
-    steps[..., 0] = 127
-    weight = (steps * torch.tensor([0.01, 0.0007, 0.0]).half().float()[:, None]).flatten(1).bfloat16()
+def test_four_bits_are_found_where_some_levels_have_no_number():
+    """As Q4_K has them: a group's numbers need not take the lowest and the highest level."""
+    codes = torch.randint(2, 15, (48, 3, 32), generator=torch.Generator().manual_seed(0)).float()
+    codes[..., 0], codes[..., 1] = 2, 14  # 12 steps apart
+    weight = (codes * 0.013 - 0.05).flatten(1).bfloat16()
+    packed, x = pack([weight]), torch.randn(3, 96).bfloat16()
+    assert len(packed.halves) == 1
+    torch.testing.assert_close(packed.multiply(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=3e-2)
+
+
+def written(packed: Packed, size: int) -> torch.Tensor:
+    """The matrix that is multiplied by, [outputs, size]."""
+    return torch.cat([packed.multiply(row[None]) for row in torch.eye(size).bfloat16()]).float().T
+
+
+@pytest.mark.parametrize("extreme", [127, -16], ids=["Q8_0", "Q5_0"])
+def test_what_has_eight_or_five_bits_is_packed_as_it_is(extreme):
+    """Apart from what bf16 rounds of a scale, of the number, and of the two that are added."""
+    least, most = sorted((extreme, -extreme - (extreme < 0)))
+    steps = torch.randint(least, most + 1, (48, 3, 32), generator=torch.Generator().manual_seed(0)).float()
+    steps[..., 0] = extreme
+    scales = torch.tensor([0.01, -0.0007, 0.0]).half().float()[:, None]
+    weight = (steps * scales).flatten(1).bfloat16()
     packed, x = pack([weight[:16], weight[16:]]), torch.randn(3, 96).bfloat16()
     assert packed is not None and len(packed.halves) == 2
-    torch.testing.assert_close(packed.multiply(x).float(), x.float() @ weight.float().T, rtol=2e-2, atol=0.3)
+    off = (written(packed, 96) - weight.float()).abs()
+    step = scales.abs().expand(3, 32).flatten()
+    assert (off <= 0.06 * step + 2**-7 * weight.float().abs() + 1e-12).all()
     high, low = (half.codes for half in packed.halves)
     assert high.shape == low.shape and high.numel() == weight.numel() // 2
     alone = [packed.multiply(x[i : i + 1])[0] for i in range(3)]
     assert torch.equal(torch.stack(alone), packed.multiply(x))
-    assert pack([weight, torch.randn(16, 96).bfloat16()]) is None
-    assert pack([weight, four_bit(torch.randn(16, 96))]) is None, "one kind for all of them"
+
+
+def test_other_weights_are_rounded_to_eight_bits():
+    weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    packed = pack([weight[:16], weight[16:]])
+    assert packed is not None and len(packed.halves) == 2
+    step = weight.float().view(48, 3, 32).abs().amax(-1, keepdim=True).expand(48, 3, 32).flatten(1) / 127
+    off = (written(packed, 96) - weight.float()).abs()
+    assert (off <= 0.6 * step + 2**-7 * weight.float().abs()).all()
+    assert (off**2).mean().sqrt() < 0.01 * weight.float().std()
 
 
 def test_linear_layers_as_one():

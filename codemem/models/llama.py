@@ -1,7 +1,7 @@
 """Our own forward pass of Llama-shaped decoders, for generating.
 
 A token of a small model costs transformers more in Python than in arithmetic. Here a layer is some 15 operations on one
-document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights of 4 bits stay so.
+document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights have 4 or 8 bits.
 
 A position's result does not depend on how many others are computed with it, bit by bit, as long as there are at most
 `packed.MOST_ROWS` and weights are packed: so a draft that was verified is what would have been generated.
@@ -63,8 +63,8 @@ class _Layer:
 
 
 class Weights:
-    """What a Llama-shaped model's layers compute with, packed where that loses nothing. tensors: the weights by their
-    names in files, all in one dtype on one device; packs: the file in which packed weights are kept for the next
+    """What a Llama-shaped model's layers compute with, packed where there is a kernel for it. tensors: the weights by
+    their names in files, all in one dtype on one device; packs: the file in which packed weights are kept for the next
     process."""
 
     def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], rotary: Rotary, packs: Path | None = None) -> None:

@@ -1,9 +1,9 @@
-"""Matrices whose numbers have 4 or 8 bits already, multiplied as they are.
+"""Matrices in 4 or 8 bits a number, for few rows at a time.
 
 A generated token reads every weight once, so its time is that of reading them. Weights that were 4-bit numbers before
 they were loaded (GGUF's Q4_1 and Q4_K: a scale and an offset for every 32) are found to be, packed again, and read in a
-quarter of the time; those that were 8-bit numbers (Q8_0: a scale for every 32) as two of 4 bits, in half the time.
-Nothing is rounded that was not: other weights are left as they are.
+quarter of the time. Others are rounded to 8 bits, with a scale for every 32, and multiplied as two of 4 bits, in half
+the time: those of Q8_0, Q5_0 and Q4_0 are such numbers already, and others lose less than can be measured.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale
 LEVELS = 15
+# Q4_K leaves the lowest or the highest levels of some groups without a number; no fewer than these are in between.
+LEAST = 12
 # What bf16 makes of a 4-bit number is up to a twentieth of a step away from it; of any other number, up to half a step.
-# With 8-bit numbers of up to SMALL steps: a tenth.
 TOLERANCE = 0.15
-SMALL = 16
 # With more rows than this, 16-bit matrices take less time.
 MOST_ROWS = 16
 _ROWS = 8_192  # of a matrix that are looked at together
+_FORMAT = 2  # of packed weights in files; raised whenever the same weights are packed otherwise than before
 
 
 class Half(NamedTuple):
@@ -62,13 +63,13 @@ class Packed:
 
 
 def pack(weights: Sequence[Tensor]) -> Packed | None:
-    """The matrices [outputs, inputs] of the same inputs, one below the other; None where they are not of 4-bit or 8-bit
-    numbers in bf16, or this PyTorch or processor has no kernel for them."""
+    """The matrices [outputs, inputs] of the same inputs, one below the other; None where they are not bf16, or this
+    PyTorch or processor has no kernel for their shape."""
     if any(w.dtype != torch.bfloat16 or w.device.type != "cpu" or w.shape[1] % GROUP for w in weights):
         return None
     if sum(len(w) for w in weights) % 16 or not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         return None
-    split = _split(weights, _of_4_bits) or _split(weights, _of_8_bits)
+    split = _split(weights, _of_4_bits) or _split(weights, _in_8_bits)
     if split is None:
         return None
     try:
@@ -97,27 +98,41 @@ def _split(weights: Sequence[Tensor], halves: Callable[[Tensor], _Halves | None]
 def _of_4_bits(weight: Tensor) -> _Halves | None:
     groups = weight.float().view(len(weight), -1, GROUP)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    step = ((high - low) / LEVELS).clamp(min=1e-12)
+    step, wrong = high, torch.full_like(high, True, dtype=torch.bool)
+    for steps in range(LEVELS, LEAST - 1, -1):
+        step = torch.where(wrong, ((high - low) / steps).clamp(min=1e-12), step)
+        wrong = _off(groups, low, step) > TOLERANCE
+        if not wrong.any():
+            return ((((groups - low) / step).round().to(torch.uint8), step, low + 8 * step),)
+    return None
+
+
+def _off(groups: Tensor, low: Tensor, step: Tensor) -> Tensor:
+    """The greatest distance of a group's numbers from their levels, in steps, [..., 1]."""
     steps = (groups - low) / step
-    levels = steps.round()
-    if (steps - levels).abs().max() > TOLERANCE:
-        return None
-    return ((levels.to(torch.uint8), step, low + 8 * step),)
+    return (steps - steps.round()).abs().amax(-1, keepdim=True)
 
 
-def _of_8_bits(weight: Tensor) -> _Halves | None:
+def _in_8_bits(weight: Tensor) -> _Halves:
     groups = weight.float().view(len(weight), -1, GROUP)
-    step = (groups.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
-    for _ in range(2):  # the largest number has lost as many digits as the others, all of them together few
-        levels = (groups / step).round()
-        fitted = (groups * levels).sum(-1, keepdim=True) / (levels**2).sum(-1, keepdim=True).clamp(min=1)
-        step = fitted.clamp(min=1e-12)
-    steps = groups / step
-    levels = steps.round().clamp(-128, 127)
-    if ((steps - levels).abs() * (levels.abs() <= SMALL)).max() > TOLERANCE:
-        return None
-    codes = (levels + 128).to(torch.uint8)
+    # The number furthest from zero is -128 steps, as Q5_0 and Q4_0 have it, or 127, as Q8_0: what loses less.
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    widest = torch.where(-low > high, low, high)
+    (levels, step, lost), (others, other, less) = (_rounded(groups, widest / most) for most in (-128, 127))
+    better = less < lost
+    codes = (torch.where(better, others, levels) + 128).to(torch.uint8)
+    step = torch.where(better, other, step)
     return (codes >> 4, 16 * step, torch.zeros_like(step)), (codes & LEVELS, step, 8 * step)
+
+
+def _rounded(groups: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels from -128 to 127 for numbers [..., GROUP], what the steps between them are best, as bf16 has it, and the
+    sum of squares of what is lost."""
+    step = torch.where(step == 0, 1e-12, step)
+    levels = (groups / step).round().clamp(-128, 127)
+    fitted = (groups * levels).sum(-1, keepdim=True) / (levels**2).sum(-1, keepdim=True).clamp(min=1)
+    step = fitted.bfloat16().float()
+    return levels, step, ((levels * step - groups) ** 2).sum(-1, keepdim=True)
 
 
 def _half(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Half:
@@ -179,7 +194,7 @@ def _write(file: Path, packs: Sequence[Packed | None]) -> None:
         for name, tensor in half._asdict().items()
     }
     with suppress(CodememError):  # then the next process packs them again
-        write_tensors(file, tensors, {"matrices": str(len(packs))})
+        write_tensors(file, tensors, {"packed": f"{_FORMAT}: {len(packs)}"})
 
 
 def _read(file: Path, count: int) -> list[Packed | None] | None:
@@ -187,7 +202,7 @@ def _read(file: Path, count: int) -> list[Packed | None] | None:
     try:
         with safe_open(file, framework="pt") as opened:
             names = set(opened.keys())
-            if (opened.metadata() or {}).get("matrices") != str(count):
+            if (opened.metadata() or {}).get("packed") != f"{_FORMAT}: {count}":
                 return None
 
             def read(number: int) -> Packed | None:
