@@ -14,8 +14,9 @@ demo: .make/install model
 	$(BIN)/codemem index .
 	$(BIN)/codemem complete $(DEMO_CURSOR) --explain
 
+# A process for each of up to 4 cores, computing with one thread: tiny models have nothing to share out.
 test: .make/dev model
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: .make/dev
 	$(BIN)/ruff check .

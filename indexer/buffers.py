@@ -57,5 +57,5 @@ def sieved(root: Path, path: str, text: str) -> Text | SkipReason:
     cleaned = clean(path, text)
     if isinstance(cleaned, SkipReason):
         return cleaned
-    clear, language, _ = cleaned
+    clear, language = cleaned
     return parsed(path, clear, language)

@@ -7,7 +7,8 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from codemem.syntax import language_of, language_of_shebang, symbols_of
 from codemem.texts import Text
@@ -42,19 +43,32 @@ _GENERATED = re.compile(
 class Document:
     """A source file as memory sees it.
 
-    `text`: without byte order mark, with "\\n" for "\\r\\n", which changes neither line nor column of anything that
-    can be seen, and with secret values masked; a lone "\\r" stays. `content_hash`: SHA-256 of the raw bytes, in hex.
-    `size` (bytes) and `mtime_ns` are those of the file that was read, which may be newer than the walk. `secrets`: how
-    many values were masked.
+    `unmasked`: its text, without byte order mark, with "\n" for "\r\n", which changes neither line nor column of
+    anything that can be seen; a lone "\r" stays. `content_hash`: SHA-256 of the raw bytes, in hex. `size` (bytes) and
+    `mtime_ns` are those of the file that was read, which may be newer than the walk.
     """
 
     path: str
-    text: str
+    unmasked: str = field(repr=False)
     content_hash: str
     size: int
     mtime_ns: int
     language: str | None
-    secrets: int = 0
+
+    @cached_property
+    def _masked(self) -> tuple[str, int]:
+        """To look for secrets takes longer than to read the file, so it is done for what is remembered alone."""
+        return masked(self.unmasked)
+
+    @property
+    def text(self) -> str:
+        """The text with secret values masked, which is all that may be remembered."""
+        return self._masked[0]
+
+    @property
+    def secrets(self) -> int:
+        """How many values were masked."""
+        return self._masked[1]
 
 
 def read_document(file: SourceFile) -> Document | SkipReason:
@@ -71,22 +85,21 @@ def read_document(file: SourceFile) -> Document | SkipReason:
         text = text_of(raw)
     except UnicodeDecodeError:
         return SkipReason.NOT_UTF8
-    cleaned = clean(file.path, text)
-    if isinstance(cleaned, SkipReason):
-        return cleaned
-    text, language, secrets = cleaned
-    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language, secrets)
-
-
-def clean(path: str, text: str) -> tuple[str, str | None, int] | SkipReason:
-    """Of a document's content: the text with secret values masked, its language, and how many values that were; or why
-    it is not remembered."""
-    language = language_of(path) or language_of_shebang(text)
-    reason = _content_reason(text, language)
-    if reason:
+    language = _language(file.path, text)
+    if reason := _content_reason(text, language):
         return reason
-    text, secrets = masked(text)
-    return text, language, secrets
+    return Document(file.path, text, hash_of(raw), len(raw), mtime_ns, language)
+
+
+def clean(path: str, text: str) -> tuple[str, str | None] | SkipReason:
+    """Of what a document contains: the text with secret values masked, and its language; or why it is not
+    remembered."""
+    language = _language(path, text)
+    return _content_reason(text, language) or (masked(text)[0], language)
+
+
+def _language(path: str, text: str) -> str | None:
+    return language_of(path) or language_of_shebang(text)
 
 
 def parsed(path: str, text: str, language: str | None) -> Text:
