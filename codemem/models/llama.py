@@ -73,10 +73,10 @@ class Weights:
         self.norm = Norm(tensors["model.norm.weight"], shape.epsilon)
         self.layers = [_layer(tensors, f"model.layers.{number}.", shape) for number in range(shape.layers)]
         self.output = Matrix(Linear(self.head, None))
-        matrices = [matrix for layer in self.layers for matrix in layer.matrices]
-        pack_all([*matrices, self.output], packs)
-        # Whether all layers compute with 4 bits, each position by itself.
-        self.packed = all(matrix.packed is not None for matrix in matrices)
+        self.matrices = [*(matrix for layer in self.layers for matrix in layer.matrices), self.output]
+        pack_all(self.matrices, packs)
+        # Whether all layers compute each position by itself.
+        self.packed = all(matrix.packed is not None for matrix in self.matrices[:-1])
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
