@@ -252,11 +252,16 @@ def test_attention_of_a_few_positions_each_by_itself(start, count, heads, seed):
     keys, values = torch.zeros(2, share.heads, start + count + 200, d).bfloat16()
     for held in (keys, values):
         held[:kv_heads] = torch.randn(kv_heads, start + count + 200, d, generator=generator)
-    found, mass = _Seen(start, count, values, kv_heads, share).attend_with_mass(query, keys, values)
-    assert torch.equal(found, _Seen(start, count, values, kv_heads, share).attend(query, keys, values))
+
+    def visible_to(seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        return keys[:, : seen.length], values[:, : seen.length]
+
+    seen = _Seen(start, count, values, kv_heads, share)
+    found, mass = seen.attend_with_mass(query, *visible_to(seen))
+    assert torch.equal(found, seen.attend(query, *visible_to(seen)))
     for position in range(count):
         seen = _Seen(start + position, 1, values, kv_heads, share)
-        alone, alone_mass = seen.attend_with_mass(query[position, None], keys, values)
+        alone, alone_mass = seen.attend_with_mass(query[position, None], *visible_to(seen))
         assert torch.equal(alone[0], found[position]) and torch.equal(alone_mass[0], mass[position])
         visible = slice(start + position + 1)
         per_group = query[position].view(kv_heads, group, d).double()

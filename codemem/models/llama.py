@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention, silu
 
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.rotary import Rotary, first_half_negated, turned
@@ -145,6 +145,8 @@ class LlamaDecoder:
         x = embedding(step, weights.embedding)
         cos, sin = self._cos[start:end], self._sin[start:end]
         seen = _Seen(start, count, x, kv_heads, self._share)
+        every_keys, every_values = (cache[:, :, : seen.length].unbind() for cache in (self._keys, self._values))
+        new_keys, new_values = (cache[:, :kv_heads, start:end].unbind() for cache in (self._keys, self._values))
         rows = reading.rows(count) if reading.searches(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
             qkv = layer.qkv(layer.norm(x)).view(count, heads + 2 * kv_heads, d)
@@ -152,9 +154,9 @@ class LlamaDecoder:
             if layer.query_norm is not None and layer.key_norm is not None:
                 pair = torch.cat((layer.query_norm(pair[:, :heads]), layer.key_norm(pair[:, heads:])), dim=1)
             placed = turned(pair, cos, sin)
-            self._keys[number, :kv_heads, start:end] = placed[:, heads:].transpose(0, 1)
-            self._values[number, :kv_heads, start:end] = qkv[:, heads + kv_heads :].transpose(0, 1)
-            keys, values = self._keys[number], self._values[number]
+            new_keys[number].copy_(placed[:, heads:].transpose(0, 1))
+            new_values[number].copy_(qkv[:, heads + kv_heads :].transpose(0, 1))
+            keys, values = every_keys[number], every_values[number]
             memory = layers.get(number) if rows else None
             if memory is None:
                 mixed = seen.attend(placed[:, :heads], keys, values)
@@ -218,19 +220,21 @@ class _Seen:
         if self.share or (start and count > 1):
             mask = torch.full((count, self.length), float("-inf"), dtype=like.dtype, device=like.device)
             self.mask = mask.triu(start + 1)
+        self._asked: Tensor | None = None
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query: [count, heads, d]; keys, values: [kv_heads, positions, d], with empty heads behind them. Returns
-        [count, heads, d]."""
+        """query: [count, heads, d]; keys, values: [kv_heads, length, d], with empty heads behind them. Returns [count,
+        heads, d]."""
         if self.share:
-            return self._each(query, keys, values)[0]
+            return self._each(query, keys, values)[0].transpose(0, 1).flatten(1, 2)
         shaped = self._shaped(query, keys, values)
         return self._restored(scaled_dot_product_attention(*shaped, attn_mask=self.mask, is_causal=self.causal))
 
     def attend_with_mass(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the logarithm of the sum of the exponentials of the scores, [count, heads] float32."""
         if self.share:
-            return self._each(query, keys, values)
+            out, mass = (x.transpose(0, 1) for x in self._each(query, keys, values))
+            return out.flatten(1, 2), mass.flatten(1)
         query, keys, values = self._shaped(query, keys, values)
         if query.device.type == "cpu":
             out, mass = _fused(query, keys, values, self.mask, self.causal)
@@ -245,23 +249,25 @@ class _Seen:
         return self._restored(out), self._restored(mass.float().unsqueeze(-1)).squeeze(-1)
 
     def _each(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, each position by itself: in place of positions there are the query heads of a group."""
+        """Both, each position by itself: in place of positions there are the query heads of a group. Returns [kv_heads,
+        count, group, d] and [kv_heads, count, group]."""
         assert self.share is not None and self.mask is not None
-        held, _, d = keys.shape
-        size = held, self.count, self.length, d
-        keys, values = (x[:, None, : self.length].expand(size) for x in (keys, values))
-        grouped = query.view(self.count, self.kv_heads, -1, d).transpose(0, 1)
-        asked = pad(grouped, (0, 0, 0, 0, 0, 0, 0, held - self.kv_heads))
+        grouped = query.view(self.count, self.kv_heads, -1, query.shape[-1]).transpose(0, 1)
+        if self._asked is None:
+            self._asked = grouped.new_zeros(len(keys), *grouped.shape[1:])
+        self._asked[: self.kv_heads] = grouped
+        keys, values = keys[:, None], values[:, None]
+        if self.count > 1:
+            keys, values = (x.expand(-1, self.count, -1, -1) for x in (keys, values))
         with self.share.computing():
-            out, mass = _fused(asked, keys, values, self.mask[None, :, None], False)
-        out, mass = (x[: self.kv_heads].transpose(0, 1) for x in (out, mass))
-        return out.flatten(1, 2), mass.flatten(1)
+            out, mass = _fused(self._asked, keys, values, self.mask[None, :, None], False)
+        return out[: self.kv_heads], mass[: self.kv_heads]
 
     def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Many positions [kv_heads, group, count, d]; of one there are the query heads of a group in their place, [1,
         kv_heads, group, d]."""
         d = query.shape[-1]
-        keys, values = (x[: self.kv_heads, : self.length] for x in (keys, values))
+        keys, values = keys[: self.kv_heads], values[: self.kv_heads]
         query = query.reshape(self.count, self.kv_heads, -1, d)
         if self.count == 1:
             return query, keys[None], values[None]

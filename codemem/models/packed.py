@@ -53,13 +53,15 @@ class Packed:
 
     def multiply(self, x: Tensor) -> Tensor:
         """[n, inputs] bf16 -> [n, outputs] bf16. A row's result does not depend on the other rows, bit by bit."""
-        first, *others = (
-            torch.ops.aten._weight_int4pack_mm_for_cpu(x, half.codes, GROUP, half.scales) for half in self.halves
-        )
-        result: Tensor = first
-        for other in others:
-            result = result + other
+        result = _multiplied(x, self.halves[0])
+        for half in self.halves[1:]:
+            result = result + _multiplied(x, half)
         return result
+
+
+def _multiplied(x: Tensor, half: Half) -> Tensor:
+    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, half.codes, GROUP, half.scales)
+    return product
 
 
 def pack(weights: Sequence[Tensor]) -> Packed | None:
