@@ -28,7 +28,7 @@ from codemem.models.pretrained import load_memorizing
 from indexer.packages import documents, package
 
 # Entries that are searched, and lines around a window that was voted for.
-WAYS = {"2,048 entries": (2_048, 10), "8,192 entries": (8_192, 20), "32,768 entries": (32_768, 80)}
+WAYS = {f"{entries:,} entries": (entries, margin) for entries, margin in ((2_048, 10), (4_096, 20), (8_192, 20))}
 
 
 def main() -> None:
