@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tiny import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
+from cli.adapt import CORPUS
 from codemem.errors import CodememError
 from codemem.memory.manifest import FOLDER
 from codemem.models.adapter import (
@@ -455,9 +456,17 @@ def test_a_damaged_adapter_of_the_user_is_named(cache):
         find_adapter(signature_of(tiny_model().config.to_dict(), "w"))
 
 
-def test_the_shipped_gates_belong_to_every_variant_of_their_model(cache):
-    shape = Signature("another quantisation", "llama", 576, 30, 9, 3, 49152)
-    found = find_adapter(shape)
-    assert found.adapter.name == "smollm2-135m" and not found.same_weights
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("smollm2-135m", ("llama", 576, 30, 9, 3, 49152)),
+        ("qwen2.5-coder-0.5b-instruct", ("qwen2", 896, 24, 14, 2, 151936)),
+    ],
+)
+def test_the_shipped_gates_belong_to_every_variant_of_their_model(cache, name, shape):
+    signature = Signature("another quantisation", *shape)
+    found = find_adapter(signature)
+    assert found.path.name == f"{name}.safetensors" and not found.same_weights
     assert find_adapter(found.adapter.signature).same_weights
-    assert find_adapter(replace(shape, num_hidden_layers=32)) is None
+    assert find_adapter(replace(signature, num_hidden_layers=32)) is None
+    assert found.adapter.corpus[:3] == CORPUS
