@@ -16,6 +16,14 @@ SHAPES = "def area(width, height):\n    return width * height\n"
 USE = "from shapes import area\n\nprint(area(\n"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test printed goes from process to process in UTF-8, and some tests are about what UTF-8 cannot say."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture
 def model(tmp_path) -> Path:
     return save_directory(tmp_path / "models" / "tiny")

@@ -42,7 +42,6 @@ def serve(
 ) -> None:
     """Be the daemon of an address until SIGTERM or SIGINT, or until there was no client for `idle` seconds. load: gives
     the model. Raises CodememError where there is a daemon already, or the socket cannot be listened on."""
-    logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)  # it logs what people write
     sys.setswitchinterval(_SWITCH)
     with owned(address):
         asyncio.run(_Daemon(address, indexer, statistics, idle).run(load))
@@ -58,6 +57,7 @@ def _failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 class _Daemon:
     def __init__(self, address: Address, indexer: Indexer, statistics: Statistics, idle: float) -> None:
+        logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)  # it logs what people write
         self._address, self._indexer, self._statistics, self._idle = address, indexer, statistics, idle
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
