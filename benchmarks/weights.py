@@ -2,7 +2,7 @@
 
     python -m benchmarks.weights --model MODEL
 
-Documents take turns; memory is empty.
+Each document is read both ways, one after the other; memory is empty.
 """
 
 from __future__ import annotations

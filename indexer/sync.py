@@ -75,12 +75,12 @@ def sync(
     """Make the store hold what the working tree holds now, as the model reads it.
 
     load: gives the model, to whose fingerprint the store must be bound; called at most once; index: whether the kept
-    indexes are brought up to date where that is due; rest: called before every file that is read, and may take its
-    time; encoding: for `MemorizingModel.encode`. Raises CodememError where
-    another process is writing, or the store cannot be written; everything stored until then stays.
+    indexes are brought up to date where that is due; rest: called before every file that is read or searched for
+    secrets, and may take its time; encoding: for `MemorizingModel.encode`. Raises CodememError where another process is
+    writing, or the store cannot be written; everything stored until then stays.
     """
     with store.writing():
-        run = _Run(store, load, encoding)
+        run = _Run(store, load, rest, encoding)
         start = time.perf_counter()
         store.recover()
         before = {record.path for record in store.documents()}
@@ -141,8 +141,10 @@ class _Run:
     """One run's model and counts. encoded, restored: documents; tokens: encoded; loading: seconds that loading the
     model took."""
 
-    def __init__(self, store: Store, load: Callable[[], Encoder], encoding: dict[str, Any]) -> None:
-        self.store, self._load, self._encoding = store, load, encoding
+    def __init__(
+        self, store: Store, load: Callable[[], Encoder], rest: Callable[[], None], encoding: dict[str, Any]
+    ) -> None:
+        self.store, self._load, self._rest, self._encoding = store, load, rest, encoding
         self._model: Encoder | None = None
         self.encoded, self.restored, self.tokens, self.loading = 0, 0, 0, 0.0
 
@@ -158,10 +160,10 @@ class _Run:
         """Encode and store documents whose entries are not stored yet, and commit all of them; forget the refused
         ones."""
         store = self.store
-        blobs = {
-            document.path: store.blob_name(document.path, document.content_hash, document.secrets)
-            for document in documents
-        }
+        blobs = {}
+        for document in documents:
+            self._rest()  # to look for secrets is the longest that Python does for a document
+            blobs[document.path] = store.blob_name(document.path, document.content_hash, document.secrets)
         fresh = [document for document in documents if not store.has(blobs[document.path])]
         if fresh:
             earlier = {record.path: record.blob for record in store.documents()}

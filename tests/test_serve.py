@@ -25,8 +25,10 @@ from codemem.server.statistics import Counted, Statistics, today
 
 
 @pytest.fixture
-def beside(indexed, model):
-    """A daemon of the tiny model that `indexed` was read with."""
+def beside(indexed, model, monkeypatch):
+    """A daemon of the tiny model that `indexed` was read with. Its weights stay in 16 bits: packed ones are for a few
+    positions at a time, so that shares would differ by more than their last digits."""
+    monkeypatch.setattr("codemem.models.packed.pack", lambda _: None)
     with Daemon(lambda: load_memorizing(str(model)), address=address_of(str(model))) as daemon:
         with daemon.editor(indexed) as editor:
             editor.ready()
@@ -34,18 +36,17 @@ def beside(indexed, model):
 
 
 def without_times(answer: dict) -> dict:
+    """What must be the same: how much of a prompt is in the cache shows in the last digits of shares."""
     assert set(answer["ms"]) == {"load", "recall", "prefill", "decode", "retrieval", "total"}
-    return close({**answer, "ms": None})
+    return rounded({**answer, "ms": None})
 
 
-def close(value):
-    """What must be the same: how much of a prompt is in the cache decides with how many others a position is computed,
-    which shows in the last digits of shares."""
+def rounded(value):
     if isinstance(value, float):
-        return pytest.approx(value, abs=0.01)
+        return round(value, 5)
     if isinstance(value, dict):
-        return {key: close(inner) for key, inner in value.items()}
-    return [close(inner) for inner in value] if isinstance(value, list) else value
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, beside, monkeypatch):
@@ -63,7 +64,7 @@ def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, be
     for options in ((), ("--no-memory",), sampled, ("--no-recall",)):
         with_it = answer_of(codemem("complete", cursor, "--json", *options))
         alone = answer_of(codemem("complete", cursor, "--json", "--no-daemon", *options))
-        assert {**with_it, "ms": None} == without_times(alone)
+        assert without_times(with_it) == without_times(alone)
         assert with_it["ms"]["load"] + with_it["ms"]["decode"] <= with_it["ms"]["total"]
         answers.append(with_it)
     check_against_documentation("complete", *answers)
@@ -85,7 +86,7 @@ def test_complete_reads_a_changed_file_as_it_would_alone(codemem, indexed, besid
     # Closed, the repository is opened anew at the next question.
     del beside.hub.repositories[indexed]
     with_it = answer_of(codemem("complete", cursor, "--json"))
-    assert with_it["text"] == alone["text"]
+    assert without_times(with_it)["text"] == alone["text"]
 
 
 def test_errors_are_those_of_the_daemon(codemem, indexed, beside, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from codemem.memory.store import Store
 from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
 from codemem.texts import GROUP_BYTES, grouped
+from indexer import documents
 from indexer.changes import compare
 from indexer.documents import text_of
 from indexer.sync import Progress, Synced, sync
@@ -411,3 +413,16 @@ def test_new_rules_for_secrets_look_at_all_documents_and_encode_only_those_with_
     tokens, _ = repository.bank().tokens("b.py", 3, 3)
     assert "Q3EGRTWPLK7ZXN4V" not in TOKENIZER.decode(tokens)
     assert repository.sync().encoded == 0
+
+
+def test_nothing_that_takes_long_is_done_without_a_rest_before_it(repository, monkeypatch):
+    done = []
+    for name in ("read_raw", "masked"):
+        real = getattr(documents, name)
+        monkeypatch.setattr(documents, name, lambda given, name=name, real=real: done.append(name) or real(given))
+    repository.write(a="x = 1\n", b="y = 2\n", c="z = 3\n")
+    with Store(repository.root, create=True) as store:
+        store.bind(FINGERPRINT)
+        sync(store, lambda: repository.model, rest=lambda: done.append("rest"))
+    assert done.count("read_raw") == done.count("masked") == 3
+    assert all(before == "rest" for before, after in pairwise(done) if after != "rest")
