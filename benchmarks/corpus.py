@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from codemem.memory.bank import Bank
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
@@ -95,4 +97,5 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
+    processor = f"{len(names)} x {names[0]}" if names else platform.processor()
+    return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor

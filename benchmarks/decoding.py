@@ -72,7 +72,7 @@ def places(found: Sequence[Document], count: int, seed: int) -> list[Place]:
 @torch.inference_mode()
 def generated_by_transformers(model: MemorizingModel, ids: list[int], count: int) -> tuple[list[int], float]:
     """Tokens of transformers' greedy `generate` without memory, and seconds per token after the first."""
-    prompt = torch.tensor([ids])
+    prompt = torch.tensor([ids], device=model.device)
     stops = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with model.reads(attention=False, tokens=False):
         seconds, tokens = [], prompt
@@ -181,7 +181,7 @@ def quality(model: MemorizingModel, documents: Sequence[Document], count: int) -
                     logits = [decoder.read(ids[:512])]
                     logits += [decoder.read(ids[512:528], 16), decoder.read(ids[528:543], 15)]
                     found = torch.cat(logits).log_softmax(dim=-1)
-                    truth = torch.tensor(ids[512:])
+                    truth = torch.tensor(ids[512:], device=found.device)
                     nats[way] += (-found.gather(1, truth[:, None]).squeeze(1)).tolist()
                     first[way] += (found.argmax(dim=-1) == truth).tolist()
         results[name] = {

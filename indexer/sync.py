@@ -186,9 +186,13 @@ class _Run:
 
 
 def build_index(store: Store) -> None:
-    """Bring the kept indexes up to date with the store. Raises CodememError where they cannot be written."""
+    """Bring the kept indexes up to date with the store; nothing where a GPU searches, which does so exactly. Raises
+    CodememError where they cannot be written."""
     from codemem.memory.snapshot import empty_bank, open_bank, save_snapshot
+    from codemem.models.loading import best_device
 
+    if best_device().type != "cpu":
+        return
     save_snapshot(store, open_bank(store, empty_bank(store)))
 
 

@@ -37,6 +37,7 @@ class Memory(Protocol):
 
     shapes: Shapes
     state_size: int
+    device: torch.device
 
     def __len__(self) -> int: ...
     @property
@@ -69,7 +70,7 @@ class Banks:
     def __init__(self, bank: Bank, beside: Mapping[str, Bank] | None = None) -> None:
         self.bank = bank
         self.recent = Bank(bank.shapes, bank.dtype, str(bank.device), "exact", state_size=bank.state_size)
-        self.shapes, self.state_size = bank.shapes, bank.state_size
+        self.shapes, self.state_size, self.device = bank.shapes, bank.state_size, bank.device
         self._parts = [("", bank), ("", self.recent), *(beside or {}).items()]
         self._covers: dict[str, ExitStack] = {}
 

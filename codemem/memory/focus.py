@@ -16,7 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from codemem.memory.banks import Memory
 
-# So many positions are searched one by one, those of a draft, so that none changes what is found for another.
+# So many positions are searched one by one on the CPU, those of a draft, so that none changes what is found for
+# another; on a GPU they are always as many.
 _ONE_BY_ONE = 64
 
 
@@ -27,11 +28,11 @@ class Focus:
     """
 
     def __init__(self, memory: Memory, rows: Tensor, windows: frozenset[tuple[str, int]] = frozenset()) -> None:
-        self.rows, self.windows = rows, windows
+        self.rows, self.windows = rows.to(memory.device), windows
         self._keys: dict[int, Tensor] = {}  # [kv_heads, n, d]
         self._pairs: dict[int, Tensor] = {}  # keys and values, of all heads one below the other: [kv_heads * n, 2, d]
         for layer, (kv_heads, _) in memory.shapes.items():
-            keys, values = memory.read(layer, rows.expand(kv_heads, -1))
+            keys, values = memory.read(layer, self.rows.expand(kv_heads, -1))
             self._keys[layer] = keys.contiguous()
             self._pairs[layer] = torch.stack((keys, values), dim=2).flatten(0, 1)
 
@@ -52,7 +53,7 @@ class Focus:
         keys, pairs = self._keys[layer], self._pairs[layer]
         positions = queries.shape[1]
         asked, turned = queries.to(keys.device, keys.dtype), keys.transpose(1, 2)
-        if positions <= _ONE_BY_ONE:
+        if positions <= _ONE_BY_ONE and keys.device.type == "cpu":
             scores = torch.stack([asked[:, i] @ turned for i in range(positions)], dim=1)
         else:
             scores = (asked.flatten(1, 2) @ turned).view(*queries.shape[:3], -1)

@@ -125,7 +125,8 @@ def encode(
         for row, piece in enumerate(batch):
             inside = slice(piece.context, len(piece.ids))
             layers = {layer: tensor[row, inside].cpu() for layer, tensor in recorded.items()}
-            drafts[piece.document].put(piece, layers, compress(final[row, inside].cpu().float()))
+            states = compress(final[row, inside].float())
+            drafts[piece.document].put(piece, layers, States(states.codes.cpu(), states.scales.cpu()))
     return [draft.entries(text) for draft, text in zip(drafts, texts, strict=True)]
 
 

@@ -4,7 +4,8 @@ A token of a small model costs transformers more in Python than in arithmetic. H
 document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights have 4 or 8 bits.
 
 A position's result does not depend on how many others are computed with it, bit by bit, as long as there are at most
-`packed.MOST_ROWS` and weights are packed: so a draft that was verified is what would have been generated.
+`packed.MOST_ROWS` and weights are packed: so a draft that was verified is what would have been generated. On a GPU that
+holds for `recorded.ROWS`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
+from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned
 from codemem.models.shape import Shape
 
@@ -35,13 +37,15 @@ _ROOM = 1024
 
 class Norm:
     """RMS norm (Zhang and Sennrich, 2019). The mean of x beside -x is zero and their variance the mean square of x, and
-    PyTorch has a layer norm in one piece, but none of this kind."""
+    on the CPU PyTorch has a layer norm in one piece, but none of this kind."""
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
         self._size, self._epsilon = len(weight), epsilon
         self._weight = torch.cat((weight, weight))
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.device.type == "cuda":
+            return rms_norm(x, (self._size,), self._weight[: self._size], self._epsilon)
         doubled = layer_norm(torch.cat((x, -x), dim=-1), (2 * self._size,), self._weight, None, self._epsilon)
         return doubled[..., : self._size].contiguous()
 
@@ -61,6 +65,20 @@ class _Layer:
     def matrices(self) -> tuple[Matrix, ...]:
         return self.qkv, self.output, self.gate_up, self.down
 
+    def projected(self, x: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys [n, heads + kv_heads, d] before the rotary embedding, and values [n, kv_heads, d]."""
+        qkv = self.qkv(self.norm(x)).view(len(x), heads + 2 * kv_heads, -1)
+        pair = qkv[:, : heads + kv_heads]
+        if self.query_norm is not None and self.key_norm is not None:
+            pair = torch.cat((self.query_norm(pair[:, :heads]), self.key_norm(pair[:, heads:])), dim=1)
+        return pair, qkv[:, heads + kv_heads :]
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's output [n, size] for its input and what its heads attended to [n, heads, d]."""
+        x = x + self.output(mixed.reshape(len(x), -1))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(silu(gate) * up)
+
 
 class Weights:
     """What a Llama-shaped model's layers compute with, packed where there is a kernel for it. tensors: the weights by
@@ -77,6 +95,8 @@ class Weights:
         pack_all(self.matrices, packs)
         # Whether all layers compute each position by itself.
         self.packed = all(matrix.packed is not None for matrix in self.matrices[:-1])
+        # Whether a few positions are read by a `RecordedPass`.
+        self.recorded = self.head.device.type == "cuda"
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
@@ -110,13 +130,14 @@ class LlamaDecoder:
     def __init__(self, weights: Weights, model: MemorizingModel) -> None:
         self.weights, self.model = weights, model
         self.tokens: list[int] = []
-        self.together = MOST_ROWS if weights.packed else 1
+        self.together = ROWS if weights.recorded else MOST_ROWS if weights.packed else 1
         head = weights.head
         self._share = _Share.of(weights.kv_heads) if weights.packed else None
         # [layers, key/value heads, positions, d]
         shape = len(weights.layers), self._share.heads if self._share else weights.kv_heads, 0, weights.d
         self._keys, self._values = head.new_zeros(shape), head.new_zeros(shape)
         self._cos = self._sin = head
+        self._passes: dict[tuple[int, ...], RecordedPass] = {}  # by the layers that read memory
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
@@ -132,10 +153,13 @@ class LlamaDecoder:
             new[:, :, : len(self.tokens)] = old[:, :, : len(self.tokens)]
             setattr(self, name, new)
         self._cos, self._sin = self.weights.turns(room)
+        self._passes.clear()
 
     @torch.inference_mode()
     def states(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Read tokens behind those in the cache. Returns the final hidden states [last, size] of the last ones."""
+        if self._records(len(ids)):
+            return self._recorded(ids, last)[len(ids) - last : len(ids)]
         start, count = len(self.tokens), len(ids)
         end = start + count
         self._reserve(end)
@@ -149,13 +173,10 @@ class LlamaDecoder:
         new_keys, new_values = (cache[:, :kv_heads, start:end].unbind() for cache in (self._keys, self._values))
         rows = reading.rows(count) if reading.searches(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
-            qkv = layer.qkv(layer.norm(x)).view(count, heads + 2 * kv_heads, d)
-            pair = qkv[:, : heads + kv_heads]
-            if layer.query_norm is not None and layer.key_norm is not None:
-                pair = torch.cat((layer.query_norm(pair[:, :heads]), layer.key_norm(pair[:, heads:])), dim=1)
+            pair, value = layer.projected(x, heads, kv_heads)
             placed = turned(pair, cos, sin)
             new_keys[number].copy_(placed[:, heads:].transpose(0, 1))
-            new_values[number].copy_(qkv[:, heads + kv_heads :].transpose(0, 1))
+            new_values[number].copy_(value.transpose(0, 1))
             keys, values = every_keys[number], every_values[number]
             memory = layers.get(number) if rows else None
             if memory is None:
@@ -163,19 +184,44 @@ class LlamaDecoder:
             else:
                 local, mass = seen.attend_with_mass(placed[:, :heads], keys, values)
                 mixed = memory.blend(pair[:, :heads], local, mass, d**-0.5, rows, last)
-            x = x + layer.output(mixed.reshape(count, heads * d))
-            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
-            x = x + layer.down(silu(gate) * up)
+            x = layer.finish(x, mixed)
         self.tokens += ids
         return weights.norm(x[count - last :])
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int], last: int = 1) -> Tensor:
-        states, reading = self.states(ids, last), self.model.reading
+        reading, count, wanted = self.model.reading, len(ids), None
+        if self._records(count):
+            states, wanted = self._recorded(ids, last), slice(count - last, count)
+        else:
+            states = self.states(ids, last)
         if reading.states is not None:
-            reading.states.append(states.unsqueeze(0))
+            reading.states.append((states if wanted is None else states[wanted]).unsqueeze(0))
         logits = self.weights.output(states).float()
-        return self.model.token_memory.mixed(states, logits) if reading.tokens else logits
+        if reading.tokens:
+            logits = self.model.token_memory.mixed(states, logits, wanted)
+        return logits if wanted is None else logits[wanted]
+
+    def _records(self, count: int) -> bool:
+        """Whether so many positions are read by a recorded pass."""
+        return self.weights.recorded and self.model.reading.rows(count) == count <= ROWS
+
+    def _recorded(self, ids: Sequence[int], last: int) -> Tensor:
+        """As `states`, but [ROWS, size]: of all tokens, the last ones of which leave traces, and of what fills up."""
+        start, count = len(self.tokens), len(ids)
+        self._reserve(start + ROWS)
+        reading, layers = self.model.reading, self.model.layers
+        stops = tuple(layers) if reading.searches(self.model.bank) else ()
+        if stops not in self._passes:
+            turns = self._cos, self._sin
+            self._passes[stops] = RecordedPass(self.weights, self._keys, self._values, turns, stops)
+
+        def blend(number: int, query: Tensor, local: Tensor, mass: Tensor) -> Tensor:
+            return layers[number].blend(query, local, mass, self.weights.d**-0.5, ROWS, last, ROWS - count)
+
+        states = self._passes[stops](ids, start, blend)
+        self.tokens += ids
+        return states
 
 
 class _Share(NamedTuple):

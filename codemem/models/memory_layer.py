@@ -103,21 +103,24 @@ class ReadingLayer:
         )
         return local_weights, memory_weights, values, found
 
-    def blend(self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, rows: int, traced: int) -> Tensor:
+    def blend(
+        self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, rows: int, traced: int, filling: int = 0
+    ) -> Tensor:
         """What positions attend to, memory included, from what they attend to without.
 
         query: [n, heads, d] before the rotary embedding; local: [n, heads, d], the output of attention over local
         context; mass: [n, heads] float32, the logarithm of the sum of the exponentials of its scores. The last `rows`
-        positions read memory, and of those the last `traced` leave a trace. Returns [n, heads, d].
+        positions read memory, but the last `filling` only fill up, and of the others the last `traced` leave a trace.
+        Returns [n, heads, d].
         """
-        first = len(query) - rows
+        first, real = len(query) - rows, rows - filling
         placeless = turned(query[first:].float(), *self._angle).transpose(0, 1).unsqueeze(0)
         keys, values, found = self._retrieve(placeless)
         scores = memory_scores(placeless, keys, found >= 0, scaling, None)
         share, weights = self.gate.beside(mass[first:].T.unsqueeze(0), scores)
-        self.bank.note(found, weights)
+        self.bank.note(found[:, :, :real], weights[:, :, :real])
         if self.reading.trace is not None:
-            kept = slice(rows - min(traced, rows), None)
+            kept = slice(real - min(traced, real), real)
             self.reading.trace.append((found[0, :, kept], weights[0, :, kept]))
         memory = (weights.unsqueeze(-2) @ values.to(weights.dtype)).squeeze(-2)
         mixed = local[first:] * share[0].T.unsqueeze(-1) + memory[0].transpose(0, 1)

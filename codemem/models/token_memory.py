@@ -7,6 +7,7 @@ is mixed into the model's distribution.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -70,30 +71,43 @@ class TokenMemory:
         if not rows:
             return output
         log_probs = logits[:, length - rows :].reshape(-1, vocabulary).float().log_softmax(dim=-1)
-        mixed = self._mixed(final[:, length - rows :].reshape(len(log_probs), -1), log_probs, batch)
+        mixed = self._mixed(final[:, length - rows :].reshape(len(log_probs), -1), log_probs, [rows - 1], batch=batch)
         output.logits = torch.cat((logits[:, : length - rows].float(), mixed.view(batch, rows, vocabulary)), dim=1)
         return output
 
-    def mixed(self, states: Tensor, logits: Tensor) -> Tensor:
+    def mixed(self, states: Tensor, logits: Tensor, wanted: slice | None = None) -> Tensor:
         """Log-probabilities of the mixture, [m, vocabulary] float32, from final hidden states [m, size] and logits [m,
-        vocabulary] of one document's positions; the logits where memory is empty. Of at most MOST_ROWS each is computed
-        by itself, so that none changes what is computed for another."""
+        vocabulary] of one document's positions; the logits where memory is empty.
+
+        None of at most MOST_ROWS changes what is computed for another: each is computed by itself, or, where `wanted`
+        says which are wanted, among always as many that fill up.
+        """
         if not self.bank.state_size or not len(self.bank):
             return logits
         log_probs = logits.log_softmax(dim=-1)
+        if wanted is not None:
+            return self._mixed(states, log_probs, range(*wanted.indices(len(states))), wanted)
         if len(states) > MOST_ROWS:
-            return self._mixed(states, log_probs, 1)
-        return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], 1) for i in range(len(states))])
+            return self._mixed(states, log_probs, [len(states) - 1])
+        return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], [0]) for i in range(len(states))])
 
-    def _mixed(self, states: Tensor, log_probs: Tensor, batch: int) -> Tensor:
+    def _mixed(
+        self,
+        states: Tensor,
+        log_probs: Tensor,
+        traced: Sequence[int],
+        wanted: slice = slice(None),
+        batch: int = 1,
+    ) -> Tensor:
         start = time.perf_counter()
         rows, similarity = self.bank.nearest(states.detach(), NEIGHBOURS)
         tokens = self.bank.following(rows)
         self.reading.seconds += time.perf_counter() - start
         weight, shares = self.mixture(describe(similarity, tokens, log_probs), similarity, tokens >= 0)
         weights = weight.unsqueeze(-1) * shares
-        self.bank.note(rows, weights)
+        self.bank.note(rows[wanted], weights[wanted])
         if self.reading.token_trace is not None:
-            last = slice(len(rows) // batch - 1, None, len(rows) // batch)
-            self.reading.token_trace.append((rows[last], weights[last].detach()))
+            step = len(rows) // batch
+            for place in traced:
+                self.reading.token_trace.append((rows[place::step], weights[place::step].detach()))
         return mix(log_probs, weight, shares, tokens)
