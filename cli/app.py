@@ -7,6 +7,7 @@ so that `codemem --help` answers at once.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from contextlib import suppress
@@ -101,6 +102,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("CODEMEM_DEBUG") == "1":
             traceback.print_exc()
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which need not be imported
+            again = shlex.join(("codemem", *sys.argv[1:]))
+            error = CodememError("the GPU has too little memory free", f"CUDA_VISIBLE_DEVICES=-1 {again}")
         if isinstance(error, CodememError):
             print(f"error: {error}", file=sys.stderr)
             if error.hint:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from codemem.evaluation.bm25 import WindowIndex, split
@@ -65,3 +69,17 @@ def test_nothing_is_found_where_nothing_is():
 def test_it_works_in_silence(capfd: pytest.CaptureFixture[str]):
     WindowIndex([("a.py", "\n".join(numbered(200)))]).snippets("filler")
     assert capfd.readouterr() == ("", "")
+
+
+def test_jax_is_kept_off_the_gpu(tmp_path):
+    """bm25s lets it compute something as soon as it is imported, and it takes most of a GPU's memory for that."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("")
+    (tmp_path / "jax" / "lax.py").write_text(
+        "import os\nprint('platforms:', os.environ.get('JAX_PLATFORMS'))\ntop_k = lambda *_: None\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    made = "from codemem.evaluation.bm25 import WindowIndex; WindowIndex([])"
+    result = subprocess.run([sys.executable, "-c", made], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "platforms: cpu\n"

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import SHAPES, USE
 from json_docs import answer_of, check_against_documentation
 from tiny import save_directory, tiny_tokenizer
@@ -287,3 +288,16 @@ def test_eval_of_what_cannot_be_evaluated(codemem, repository, model):
     assert (status, out) == (1, "") and "define something" in err and "Traceback" not in err
     status, out, err = codemem("eval", repository, "--part", "speed")
     assert (status, out) == (1, "") and "speed is no part" in err
+
+
+def test_a_gpu_without_room_is_said_with_the_way_round_it(codemem, repository, model, monkeypatch):
+    def load(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 224.00 MiB.")
+
+    monkeypatch.setattr("codemem.models.pretrained.load_memorizing", load)
+    status, out, err = codemem("index", repository, "--model", model)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "error: the GPU has too little memory free",
+        f"hint: CUDA_VISIBLE_DEVICES=-1 codemem index {repository} --model {model}",
+    ]

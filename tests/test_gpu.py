@@ -74,7 +74,7 @@ def test_gates_are_trained_there(tmp_path):
     theirs = adapt(loaded(), REPOSITORIES, replace(SMALL, rank=2), tmp_path / "cpu")
     assert adapter.layers == theirs.layers
     for name, nats in theirs.development.items():
-        assert adapter.development[name] == pytest.approx(nats, rel=0.02, abs=0.01)
+        assert adapter.development[name] == pytest.approx(nats, rel=0.1, abs=0.05)
 
 
 def test_commands(codemem, repository, model):

@@ -5,6 +5,7 @@ The usual retriever for code completion (Zhang et al., RepoCoder, 2023), and the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -28,6 +29,8 @@ class WindowIndex:
     """
 
     def __init__(self, documents: Iterable[tuple[str, str]]) -> None:
+        # To import bm25s starts JAX where that is installed, and JAX takes three quarters of a GPU's memory.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
         bm25s = optional("bm25s")
         self._windows: list[Snippet] = []
         words: list[list[str]] = []

@@ -79,8 +79,8 @@ class TokenMemory:
         """Log-probabilities of the mixture, [m, vocabulary] float32, from final hidden states [m, size] and logits [m,
         vocabulary] of one document's positions; the logits where memory is empty.
 
-        None of at most MOST_ROWS changes what is computed for another: each is computed by itself, or, where `wanted`
-        says which are wanted, among always as many that fill up.
+        None of at most MOST_ROWS changes what is computed for another on the CPU, since each is computed by itself;
+        nor on a GPU where `wanted` says which are wanted, since there are always as many.
         """
         if not self.bank.state_size or not len(self.bank):
             return logits
@@ -89,6 +89,8 @@ class TokenMemory:
             return self._mixed(states, log_probs, range(*wanted.indices(len(states))), wanted)
         if len(states) > MOST_ROWS:
             return self._mixed(states, log_probs, [len(states) - 1])
+        if states.device.type != "cpu":
+            return self._mixed(states, log_probs, range(len(states)))
         return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], [0]) for i in range(len(states))])
 
     def _mixed(
