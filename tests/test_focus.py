@@ -55,7 +55,7 @@ def attended(engine: Engine, request: Request, monkeypatch) -> tuple[set[tuple[s
     lines, searched = set(), []
     model = engine.model
     for layer in model.layers.values():
-        inner = layer._retrieve
+        inner = layer._nearest
 
         def noted(query, inner=inner):
             found = inner(query)
@@ -64,7 +64,7 @@ def attended(engine: Engine, request: Request, monkeypatch) -> tuple[set[tuple[s
             searched.append(model.reading.focus)
             return found
 
-        monkeypatch.setattr(layer, "_retrieve", noted)
+        monkeypatch.setattr(layer, "_nearest", noted)
     engine.complete(request)
     return lines, searched
 

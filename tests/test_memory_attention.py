@@ -241,8 +241,8 @@ def test_the_discount_takes_off_what_the_weakest_neighbour_has_by_chance():
     expected = expected / (1 + expected)
     _, weights = gate(local, memory.unsqueeze(0))
     torch.testing.assert_close(weights.sum(-1)[0], expected)
-    _, beside = gate.beside(local.squeeze(-1), memory.unsqueeze(0))
-    torch.testing.assert_close(beside, weights)
+    _, beside = gate.beside(local[0], memory.unsqueeze(2))  # two key/value heads with a query head each
+    torch.testing.assert_close(beside.squeeze(2), weights[0])
     _, none = gate(local, torch.full((1, 2, 2, 3), float("-inf")))
     assert not none.any()
 

@@ -30,10 +30,12 @@ class Focus:
     def __init__(self, memory: Memory, rows: Tensor, windows: frozenset[tuple[str, int]] = frozenset()) -> None:
         self.rows, self.windows = rows.to(memory.device), windows
         self._keys: dict[int, Tensor] = {}  # [kv_heads, n, d]
+        self._heads: dict[int, Tensor] = {}  # where those of each head begin in the next
         self._pairs: dict[int, Tensor] = {}  # keys and values, of all heads one below the other: [kv_heads * n, 2, d]
         for layer, (kv_heads, _) in memory.shapes.items():
             keys, values = memory.read(layer, self.rows.expand(kv_heads, -1))
             self._keys[layer] = keys.contiguous()
+            self._heads[layer] = torch.arange(kv_heads, device=keys.device).view(-1, 1, 1, 1) * len(self.rows)
             self._pairs[layer] = torch.stack((keys, values), dim=2).flatten(0, 1)
 
     def __len__(self) -> int:
@@ -53,12 +55,13 @@ class Focus:
         keys, pairs = self._keys[layer], self._pairs[layer]
         positions = queries.shape[1]
         asked, turned = queries.to(keys.device, keys.dtype), keys.transpose(1, 2)
-        if positions <= _ONE_BY_ONE and keys.device.type == "cpu":
+        if positions == 1:
+            scores = (asked.squeeze(1) @ turned).unsqueeze(1)
+        elif positions <= _ONE_BY_ONE and keys.device.type == "cpu":
             scores = torch.stack([asked[:, i] @ turned for i in range(positions)], dim=1)
         else:
             scores = (asked.flatten(1, 2) @ turned).view(*queries.shape[:3], -1)
         best = scores.topk(k, dim=-1).indices
-        head = torch.arange(0, len(pairs), keys.shape[1], device=best.device)
-        found = pairs.index_select(0, (best + head.view(-1, 1, 1, 1)).flatten()).view(*best.shape, *pairs.shape[1:])
+        found = pairs.index_select(0, (best + self._heads[layer]).flatten()).view(*best.shape, *pairs.shape[1:])
         found = found.to(queries.device)
         return found[..., 0, :], found[..., 1, :], self.rows.to(best.device)[best].to(queries.device)

@@ -14,6 +14,7 @@ A_memory + (1 - g) * A_local with g = sigmoid(bias_h), is the kind "sigmoid", wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -42,34 +43,41 @@ class MemoryGate(nn.Module):
         k], places without an entry at -inf. Both already scaled. Returns the weights, same shapes; together they sum to
         1.
         """
+        shape = -1, 1, 1
         if self.kind == "joint":
-            weights = torch.cat((local, self._scores(memory)), dim=-1).softmax(dim=-1)
+            weights = torch.cat((local, self._scores(memory, shape)), dim=-1).softmax(dim=-1)
             return weights[..., : local.shape[-1]], weights[..., local.shape[-1] :]
-        share, weights = self._constant(memory)
+        share, weights = self._constant(memory, shape)
         return local.softmax(dim=-1) * (1 - share), weights
 
     def beside(self, mass: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, where the local scores were already summed up.
+        """As `forward`, where the local scores were already summed up, with the heads grouped by the key/value head
+        that they share.
 
-        mass: [batch, heads, rows], the logarithm of the sum of the exponentials of the local scores; memory: as there.
-        Returns the share of local context [batch, heads, rows] and the weights of memory [batch, heads, rows, k].
+        mass: [kv_heads, rows, group], the logarithm of the sum of the exponentials of the local scores; memory:
+        [kv_heads, rows, group, k], float32 both. Returns the share of local context [kv_heads, rows, group] and the
+        weights of memory [kv_heads, rows, group, k].
         """
+        kv_heads, _, group, _ = memory.shape
+        shape = kv_heads, 1, group, 1
         if self.kind == "joint":
-            weights = torch.cat((mass.unsqueeze(-1), self._scores(memory)), dim=-1).softmax(dim=-1)
+            weights = torch.cat((mass.unsqueeze(-1), self._scores(memory, shape)), dim=-1).softmax(dim=-1)
             return weights[..., 0], weights[..., 1:]
-        share, weights = self._constant(memory)
+        share, weights = self._constant(memory, shape)
         return 1 - share.squeeze(-1).expand_as(mass), weights
 
-    def _scores(self, memory: Tensor) -> Tensor:
+    def _scores(self, memory: Tensor, shape: Sequence[int]) -> Tensor:
+        """shape: that of one number a head, among the scores."""
         temperature, bias, discount = (
-            p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias, self.discount)
+            p.to(memory.dtype).view(shape) for p in (self.temperature, self.bias, self.discount)
         )
         weakest = memory.amin(dim=-1, keepdim=True).clamp(min=0)
         return temperature * memory + (bias - discount * weakest)
 
-    def _constant(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the kind "sigmoid": memory's share [batch, heads, rows, 1] and its weights [batch, heads, rows, k]."""
-        temperature, bias = (p.to(memory.dtype)[:, None, None] for p in (self.temperature, self.bias))
+    def _constant(self, memory: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of the kind "sigmoid": memory's share and its weights, beside `memory` a share for all k and a weight for
+        each."""
+        temperature, bias = (p.to(memory.dtype).view(shape) for p in (self.temperature, self.bias))
         found = memory.isfinite().any(dim=-1, keepdim=True)
         share = torch.sigmoid(bias) * found
         return share, (temperature * memory).masked_fill(~found, 0).softmax(dim=-1) * share

@@ -113,17 +113,21 @@ class ReadingLayer:
         positions read memory, but the last `filling` only fill up, and of the others the last `traced` leave a trace.
         Returns [n, heads, d].
         """
-        first, real = len(query) - rows, rows - filling
-        placeless = turned(query[first:].float(), *self._angle).transpose(0, 1).unsqueeze(0)
-        keys, values, found = self._retrieve(placeless)
-        scores = memory_scores(placeless, keys, found >= 0, scaling, None)
-        share, weights = self.gate.beside(mass[first:].T.unsqueeze(0), scores)
-        self.bank.note(found[:, :, :real], weights[:, :, :real])
+        first, real, d = len(query) - rows, rows - filling, query.shape[-1]
+        # Query heads stand with the key/value head that they share, [kv_heads, rows, group, ...].
+        grouped = rows, self.site.kv_heads, -1
+        placeless = turned(query[first:].float(), *self._angle).view(*grouped, d).transpose(0, 1)
+        keys, values, found = self._nearest(placeless)
+        scores = (keys.float() @ placeless.unsqueeze(-1)).squeeze(-1) * scaling
+        if self.reading.focus is None:
+            scores = scores.masked_fill(found < 0, float("-inf"))
+        share, weights = self.gate.beside(mass[first:].view(grouped).transpose(0, 1), scores)
+        self.bank.note(found[:, :real], weights[:, :real])
         if self.reading.trace is not None:
-            kept = slice(real - min(traced, real), real)
-            self.reading.trace.append((found[0, :, kept], weights[0, :, kept]))
-        memory = (weights.unsqueeze(-2) @ values.to(weights.dtype)).squeeze(-2)
-        mixed = local[first:] * share[0].T.unsqueeze(-1) + memory[0].transpose(0, 1)
+            found, shares = (x[:, max(0, real - traced) : real].transpose(1, 2).flatten(0, 1) for x in (found, weights))
+            self.reading.trace.append((found, shares))
+        memory = (weights.unsqueeze(-2) @ values.float()).squeeze(-2).transpose(0, 1).flatten(1, 2)
+        mixed = local[first:] * share.transpose(0, 1).flatten(1).unsqueeze(-1) + memory
         return torch.cat((local[:first], mixed.to(local.dtype))) if first else mixed.to(local.dtype)
 
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,24 +136,30 @@ class ReadingLayer:
         Returns keys and values [batch, heads, rows, k, d] and bank rows [batch, heads, rows, k], -1 where there is
         none.
         """
-        start = time.perf_counter()
         batch, heads, rows, d = query.shape
-        kv_heads, layer, focus = self.site.kv_heads, self.site.layer, self.reading.focus
-        k, group = min(self.reading.k, self.reading.searches(self.bank)), heads // kv_heads
-        grouped = query.detach().view(batch, kv_heads, group, rows, d).permute(1, 0, 3, 2, 4).flatten(1, 2)
-        if focus is None:
-            found = self.bank.search(layer, grouped.flatten(1, 2), k).reshape(*grouped.shape[:3], k)
-            keys, values = self.bank.read(layer, found)
-        else:
-            keys, values, found = focus.nearest(layer, grouped, k)
+        kv_heads = self.site.kv_heads
+        grouped = query.detach().view(batch, kv_heads, heads // kv_heads, rows, d).permute(1, 0, 3, 2, 4).flatten(1, 2)
 
         def ungrouped(x: Tensor) -> Tensor:
             x = x.reshape(kv_heads, batch, rows, *x.shape[2:]).transpose(0, 1)
             return x.transpose(2, 3).flatten(1, 2)
 
-        result = ungrouped(keys), ungrouped(values), ungrouped(found)
+        keys, values, found = self._nearest(grouped)
+        return ungrouped(keys), ungrouped(values), ungrouped(found)
+
+    def _nearest(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for queries [kv_heads, m, group, d], those that share a key/value head beside each other: keys and
+        values [kv_heads, m, group, k, d] and bank rows [kv_heads, m, group, k]."""
+        start = time.perf_counter()
+        layer, focus = self.site.layer, self.reading.focus
+        k = min(self.reading.k, self.reading.searches(self.bank))
+        if focus is not None:
+            keys, values, found = focus.nearest(layer, queries, k)
+        else:
+            found = self.bank.search(layer, queries.flatten(1, 2), k).reshape(*queries.shape[:3], k)
+            keys, values = self.bank.read(layer, found)
         self.reading.seconds += time.perf_counter() - start
-        return result
+        return keys, values, found
 
 
 class RecordingLayer:
