@@ -77,12 +77,20 @@ class Index(Protocol):
 
 
 class ExactIndex:
-    """All inner products by one matrix product, on the device of the keys. The reference for the others."""
+    """All inner products by one matrix product, on the device of the keys. The reference for the others. rows: how many
+    there will be, as far as is known; most: how many there may be."""
 
     def __init__(
-        self, kv_heads: int, d: int, dtype: torch.dtype, device: torch.device, most: int | None = None
+        self,
+        kv_heads: int,
+        d: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        rows: int = 0,
+        most: int | None = None,
     ) -> None:
-        self._keys = torch.empty(kv_heads, 0, d, dtype=dtype, device=device)
+        self._keys = torch.empty(kv_heads, rows, d, dtype=dtype, device=device)
         self._size = 0
         self._most = most
 
@@ -339,9 +347,9 @@ def make_index(
         kind = "exact" if rows <= EXACT_ENTRIES or device.type != "cpu" else "ivf"
         most = EXACT_ENTRIES if device.type == "cpu" else None
         if kind == "exact":
-            return ExactIndex(kv_heads, d, dtype, device, most)
+            return ExactIndex(kv_heads, d, dtype, device, rows=rows, most=most)
     if kind == "exact":
-        return ExactIndex(kv_heads, d, dtype, device)
+        return ExactIndex(kv_heads, d, dtype, device, rows=rows)
     if kind == "flat":
         return FlatIndex(kv_heads, d)
     # bf16 keys take 0.6 of the time of fp16 ones to scan, and both less than 8 bits a number.
