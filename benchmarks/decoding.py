@@ -85,9 +85,9 @@ def generated_by_transformers(model: MemorizingModel, ids: list[int], count: int
     return tokens[0, len(ids) :].tolist(), (seconds[1] - seconds[0]) / count
 
 
-def searched(engine: Engine, prompt: Prompt) -> Focus | None:
-    """What attention searches behind a prompt, as in a completion."""
-    return focus(engine.model.bank, ask(engine.model, engine.model.decoder(), prompt.ids))
+def searched(engine: Engine, ids: list[int]) -> Focus | None:
+    """What attention searches behind a prompt's tokens, as in a completion."""
+    return focus(engine.model.bank, ask(engine.model, engine.model.decoder(), ids))
 
 
 def generated(
@@ -116,7 +116,7 @@ def compare(engine: Engine, places: Sequence[Place], count: int) -> dict[str, ob
         seconds["transformers"].append(seconds_each)
         found = {}
         with engine.model.bank.hiding(place.path):
-            chosen = searched(engine, prompt)
+            chosen = searched(engine, prompt.ids)
             for arm in ARMS:
                 found[arm], seconds_each, clock = generated(engine, prompt, chosen, count, arm)
                 seconds[arm].append(seconds_each)
@@ -153,7 +153,7 @@ def same(engine: Engine, places: Sequence[Place], count: int) -> dict[str, int]:
         prompt = build_prompt(request, engine.model.tokenizer, engine.vocabulary)
         clock, found = Clock(), []
         with engine.model.bank.hiding(place.path), engine.model.reads(traced=True) as reading:
-            reading.focus, decoder = searched(engine, prompt), engine.model.decoder()
+            reading.focus, decoder = searched(engine, prompt.ids), engine.model.decoder()
             decoder.read(prompt.ids[:-1])
             for drafts in (0, DRAFTS):
                 decoder.crop(len(prompt.ids) - 1)

@@ -1,0 +1,101 @@
+"""Milliseconds of a forward pass behind a prompt, with the token chosen: by what is read of memory, over one position
+and over eight; on a GPU also where the kernels are launched from Python, in place of the recording.
+
+    python -m benchmarks.passes
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.corpus import arguments, bars, remember, report
+from benchmarks.decoding import places, searched
+from codemem.completion.engine import Engine
+from codemem.completion.prompt import build_prompt
+from codemem.completion.request import Request
+from codemem.models.llama import LlamaDecoder
+from codemem.models.memory_layer import Reading
+from codemem.models.pretrained import load_memorizing
+from codemem.models.recorded import ROWS
+from indexer.packages import documents, package
+
+READS = {
+    "no memory": (False, False),
+    "attention memory": (True, False),
+    "token memory": (False, True),
+    "both memories": (True, True),
+}
+
+
+def median(run: Callable[[], object], count: int) -> float:
+    """Milliseconds, after three runs that are not counted."""
+    times = []
+    for number in range(3 + count):
+        start = time.perf_counter()
+        run()
+        if number >= 3:
+            times.append(1000 * (time.perf_counter() - start))
+    return round(statistics.median(times), 2)
+
+
+def passes(engine: Engine, ids: list[int], count: int, recorded: bool) -> dict[str, list[float]]:
+    """What is read -> milliseconds over one position and over ROWS. recorded: whether by recorded passes."""
+    model, decoder = engine.model, engine.model.decoder()
+    assert isinstance(decoder, LlamaDecoder), "there is no forward pass of our own for this model"
+    decoder.weights.recorded = recorded
+    found = {}
+    for name, (attention, tokens) in READS.items():
+        with model.reads(attention=attention, tokens=tokens, traced=True) as reading:
+            reading.focus = searched(engine, ids)
+            decoder.crop(0)
+            decoder.read(ids[:-1])
+
+            def run(rows: int, trace: Reading = reading) -> int:
+                decoder.crop(len(ids) - 1)
+                trace.trace, trace.token_trace = [], []
+                return int(decoder.read(ids[-1:] * rows, rows)[0].argmax())
+
+            found[name] = [median(lambda: run(1), count), median(lambda: run(ROWS), count)]
+    return found
+
+
+def main() -> None:
+    parser = arguments("Milliseconds of a forward pass.")
+    parser.add_argument("--count", type=int, default=30, help="passes of each kind")
+    options = parser.parse_args()
+    pretrained = load_memorizing(options.model)
+    root = package(options.package)
+    bank = remember(pretrained, root)
+    engine = Engine(pretrained.model, pretrained.name)
+    (place,) = places(documents(root, (".py",)), 1, 1)
+    request = Request(place.path, place.text, place.offset)
+    ids = build_prompt(request, pretrained.model.tokenizer, engine.vocabulary).ids
+    gpu = pretrained.model.device.type == "cuda"
+    with bank.hiding(place.path):
+        found = {"recorded" if gpu else "as they are": passes(engine, ids, options.count, gpu)}
+        if gpu:
+            found["launched"] = passes(engine, ids, options.count, False)
+    bars(
+        options.plot,
+        f"{pretrained.name}: a forward pass over one position",
+        "milliseconds",
+        {f"{name}, {how}": times[0] for how, each in found.items() for name, times in each.items()},
+    )
+    report(
+        "passes",
+        package=options.package,
+        model=pretrained.name,
+        device=torch.cuda.get_device_name() if gpu else "cpu",
+        entries=len(bank),
+        prompt=len(ids),
+        positions=[1, ROWS],
+        milliseconds=found,
+    )
+
+
+if __name__ == "__main__":
+    main()
