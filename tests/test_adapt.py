@@ -74,10 +74,10 @@ SMALL = Options(
     context=128,
     scored=64,
     scan_pieces=3,
-    scan_entries=1500,
+    scan_entries=800,
     mixture_pieces=4,
     development_pieces=3,
-    budget=Budget(memory=12_000, distractors=3_000, training=12_000, development=6_000),
+    budget=Budget(memory=6_000, distractors=2_000, training=6_000, development=4_000),
 )
 
 

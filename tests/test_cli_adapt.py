@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import stat
+from pathlib import Path
 
 import pytest
 from json_docs import answer_of, check_against_documentation
 from test_cli import modules, refusal_of
 
 from codemem.models.adapter import load_adapter
+
+
+@pytest.fixture(autouse=True)
+def a_small_library(monkeypatch):
+    """Of the standard library only this package, for the time that the rest takes."""
+    monkeypatch.setattr("indexer.packages.stdlib", lambda: Path(json.__file__).parent)
 
 
 @pytest.fixture
