@@ -188,12 +188,12 @@ class _Run:
 def build_index(store: Store) -> None:
     """Bring the kept indexes up to date with the store; nothing where a GPU searches, which does so exactly. Raises
     CodememError where they cannot be written."""
-    from codemem.memory.snapshot import empty_bank, open_bank, save_snapshot
+    from codemem.memory.snapshot import empty_bank, has_room, open_bank, save_snapshot
     from codemem.models.loading import best_device
 
-    if best_device().type != "cpu":
-        return
-    save_snapshot(store, open_bank(store, empty_bank(store)))
+    bank = empty_bank(store, str(best_device()))
+    if bank.inverted or not has_room(bank, sum(record.entries for record in store.documents())):
+        save_snapshot(store, open_bank(store, bank))
 
 
 def _read(files: list[SourceFile], skipped: dict[str, str], rest: Callable[[], None]) -> list[Document]:

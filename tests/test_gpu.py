@@ -66,6 +66,13 @@ def test_completions_read_a_large_memory_and_say_whence(several):
         assert completion.text == plain.complete(request).text
 
 
+def test_a_memory_without_room_there_is_kept_and_searched_on_the_processor(codemem, indexed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 1 << 30))
+    status, out, err = codemem("complete", f"{indexed / 'use.py'}:3", "--json", "--max-tokens", "8")
+    assert status == 0, err
+    assert json.loads(out)["provenance"]
+
+
 def test_gates_are_trained_there(tmp_path):
     made = loaded()
     made.model.to("cuda")

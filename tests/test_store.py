@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.knn import IVFIndex
 from codemem.memory.manifest import Record, find_root, model_of
 from codemem.memory.order import EXACT_ENTRIES, drifted
-from codemem.memory.snapshot import open_bank, save_snapshot
+from codemem.memory.snapshot import has_room, open_bank, save_snapshot
 from codemem.memory.store import Store
 from codemem.syntax import Symbol
 
@@ -350,6 +351,16 @@ def test_a_bank_from_a_snapshot_is_the_bank_that_was_saved(large):
     queries = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
     found, expected = bank.search(1, queries, 10), fresh.search(1, queries, 10)
     assert [bank.place(r) for r in found.flatten().tolist()] == [fresh.place(r) for r in expected.flatten().tolist()]
+
+
+def test_a_memory_that_a_gpu_has_no_room_for_is_kept_on_the_processor(large, monkeypatch):
+    there = SimpleNamespace(device=torch.device("cuda"), entry_bytes=800, state_size=16)
+    each = 800 * 5 // 4 + 16 + 64 * 6
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000 * each, 1 << 40))
+    assert has_room(there, 1000) and not has_room(there, 1001)
+    monkeypatch.setattr("codemem.memory.snapshot.has_room", lambda *_: False)
+    bank = open_bank(large, Bank(SHAPES, device="meta", capacity=3 * LARGE))
+    assert bank.device.type == "cpu" and len(bank) == bank.capacity == 3 * LARGE
 
 
 def test_documents_may_go_change_and_come_between_snapshot_and_bank(large):

@@ -68,6 +68,11 @@ class Bank:
         self._version = 0
         self._clear()
 
+    def elsewhere(self, device: str) -> Bank:
+        """An empty bank like this one on another device."""
+        size, capacity, eviction = self.state_size, self.capacity, self.eviction
+        return Bank(self.shapes, self.dtype, device, self._kind, state_size=size, capacity=capacity, eviction=eviction)
+
     def _clear(self) -> None:
         self._version += 1
         self._rows = 0

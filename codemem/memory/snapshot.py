@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from codemem.errors import CodememError
 from codemem.memory.bank import Bank
 from codemem.memory.integrity import write_sums
@@ -25,6 +27,8 @@ from codemem.memory.store import Store
 
 # Rows that a bank has room for beyond a quarter more than it holds, so that edits that follow seldom copy it.
 _ROOM = 65_536
+# Queries that are searched at once on a GPU at most, and bytes of what is computed for each of them and an entry.
+_QUERIES, _SCORE = 64, 6
 # Seconds for which finished indexes wait until another process has written.
 _PATIENCE = 60
 
@@ -41,11 +45,21 @@ def empty_bank(store: Store, device: str = "cpu") -> Bank:
     return Bank(shapes, dtypes.pop(), device, state_size=size)
 
 
+def has_room(bank: Bank, entries: int) -> bool:
+    """Whether the device of an empty bank has room for so many entries, and for what it takes to search them."""
+    if bank.device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(bank.device)
+    return entries * (5 * bank.entry_bytes // 4 + bank.state_size + _QUERIES * _SCORE) <= free
+
+
 def open_bank(store: Store, bank: Bank) -> Bank:
-    """Fill an empty bank with the documents that are alive in the store, and return it. Raises CodememError for a
-    missing or damaged blob."""
+    """Fill an empty bank with the documents that are alive in the store, and return it; another one, on the processor,
+    where the bank's GPU has no room for them. Raises CodememError for a missing or damaged blob."""
     records = {record.path: record for record in store.documents()}
     total = sum(record.entries for record in records.values())
+    if not has_room(bank, total):
+        bank = bank.elsewhere("cpu")
     folder, order = snapshot_order(store) if bank.inverted else (None, [])
     alive = living(order, {path: record.blob for path, record in records.items()})
     if mostly_dead(order, alive, total):
