@@ -109,7 +109,8 @@ def complete(
                 engine = Engine(pretrained.model, pretrained.name)
                 if opening is not None:
                     store.check(pretrained.fingerprint)
-                    if recall and deadline is None:  # a deadline is kept by the time that reading the prompt takes
+                    # A deadline is kept by the time that reading the prompt takes.
+                    if (recall or attention) and deadline is None:
                         engine.prepare(request)
                     banks = _memory(store, pretrained, opening.result(), beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}

@@ -10,6 +10,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from codemem.completion import recall
 from codemem.completion.engine import ASK_AFTER, Engine
+from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.memory.bank import Bank
 from codemem.memory.banks import STRIDE, Banks
@@ -86,7 +87,9 @@ def test_the_nearest_are_those_of_a_dense_search(seed, count, queries, k):
     asked, keys, values, found = (x.flatten(1, 2) for x in (asked, keys, values, found))
     for head in range(2):
         scores = asked[head].double() @ stored[rows, head, 0].T
-        torch.testing.assert_close(rows[scores.topk(k, dim=1).indices], found[head])
+        assert torch.isin(found[head], rows).all() and all(len(set(each)) == k for each in found[head].tolist())
+        reached = (asked[head].double().unsqueeze(1) @ stored[found[head], head, 0].transpose(1, 2)).squeeze(1)
+        torch.testing.assert_close(reached, scores.topk(k, dim=1).values, rtol=0, atol=1e-5)  # of equals any
         torch.testing.assert_close(keys[head].double(), stored[found[head], head, 0])
         torch.testing.assert_close(values[head].double(), stored[found[head], head, 1])
 
@@ -229,6 +232,20 @@ def test_of_the_document_itself_only_what_stands_before_the_window(engine, monke
         own = {number for each, number in lines if each == path}
         assert not own if changed else all(number < first for number in own)
         assert None not in searched
+
+
+def test_a_prompt_read_in_advance_is_not_read_again_where_attention_asks(engine):
+    """Without snippets too, whose prompt is the one that is completed."""
+    request = asked_at("".join(DOCUMENTS.values())[:900] + "alpha_3(|", recall=False)
+    expected = Engine(engine.model, "tiny").complete(request).text
+    engine.prepare(request)
+    ids = build_prompt(request, TOKENIZER, engine.vocabulary).ids
+    decoder = engine._cache._held[request.path, False].decoder
+    assert decoder.tokens == ids[: -recall.POSITIONS]
+    passes, states = [], decoder.states
+    decoder.states = lambda new, last=1: passes.append(len(new)) or states(new, last)
+    assert engine.complete(request).text == expected
+    assert passes[0] == recall.POSITIONS and sum(passes) < 200
 
 
 def test_typing_on_keeps_what_is_searched(engine, monkeypatch):

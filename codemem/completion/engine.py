@@ -124,9 +124,14 @@ class Engine:
         opened: the weights are packed, and the prompt is read."""
         ids = self._prompt(request).ids
         with self.model.reads(attention=False, tokens=False):
-            decoder = self._cache.decoder((request.path, "asking"), ids)
+            decoder = self._cache.decoder((request.path, self._asking(request)), ids)
             if new := ids[len(decoder.tokens) : -POSITIONS]:
                 decoder.states(new)
+
+    def _asking(self, request: Request) -> str | bool:
+        """What the decoder that asks memory is for: without snippets its prompt is the one that is completed, unless
+        the suffix comes first."""
+        return "asking" if request.recall or self.infill is not None else False
 
     def forget(self) -> None:
         """Forget what was written last; what was read stays."""
@@ -258,9 +263,7 @@ class Engine:
         if last is not None and last.made_of != made_of:
             last = None
         with model.reads(attention=False, tokens=False):
-            # Without snippets it is the same prompt that is completed, unless its suffix comes first.
-            purpose = "asking" if request.recall or self.infill is not None else False
-            decoder = self._cache.decoder((request.path, purpose), prompt.ids)
+            decoder = self._cache.decoder((request.path, self._asking(request)), prompt.ids)
         read = len(prompt.ids) - len(decoder.tokens)
         called = ask(model, decoder, prompt.ids)
         found, ids = list[Snippet](), list[int]()
