@@ -109,8 +109,7 @@ def complete(
                 engine = Engine(pretrained.model, pretrained.name)
                 if opening is not None:
                     store.check(pretrained.fingerprint)
-                    # A deadline is kept by the time that reading the prompt takes.
-                    if (recall or attention) and deadline is None:
+                    if (recall or attention) and deadline is None:  # it is kept by the time that reading takes
                         engine.prepare(request)
                     banks = _memory(store, pretrained, opening.result(), beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
