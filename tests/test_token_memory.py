@@ -461,3 +461,21 @@ def test_how_memory_was_read_decides_what_a_full_bank_keeps():
     mass = torch.zeros(len(model.bank)).index_add_(0, rows.flatten(), weights.flatten())
     torch.testing.assert_close(model.bank.usage.mass[: len(mass)], mass)
     assert isinstance(model.mixture, nn.Module) and float(mass.sum()) == pytest.approx(2 * 0.15, abs=1e-5)
+
+
+def test_what_is_made_while_a_thread_loads_weights_has_its_own_dtype():
+    """transformers changes PyTorch's default meanwhile, for all threads."""
+    ids = torch.tensor([[5, 9, 7, 5, 9]])
+    answers = []
+    for dtype in (torch.float32, torch.bfloat16):
+        base = tiny_model()
+        torch.set_default_dtype(dtype)
+        try:
+            model = MemorizingModel(base, TOKENIZER)
+            model.remember("def area(width, height):\n    return width * height\n", "a.py")
+            with torch.inference_mode():
+                answers.append(model(ids).logits)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert answers[0].dtype == answers[1].dtype == torch.float32
+    torch.testing.assert_close(answers[0], answers[1])

@@ -97,7 +97,7 @@ def excerpt(model: MemorizingModel, path: str, first: int, last: int, weight: fl
 def votes(bank: Memory, states: Tensor) -> Votes:
     """What the neighbours of the final hidden states [m, size] of the last positions vote for."""
     rows, similarity = bank.nearest(states, NEIGHBOURS)
-    later = (torch.arange(len(rows), device=rows.device) + 1) / len(rows)
+    later = (torch.arange(len(rows), dtype=torch.float32, device=rows.device) + 1) / len(rows)
     weights = torch.exp(SHARPNESS * (similarity - 1)) * later.unsqueeze(-1)
     windows: dict[tuple[str, int], float] = defaultdict(float)
     found = rows >= 0

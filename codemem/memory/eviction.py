@@ -18,7 +18,7 @@ class Usage:
 
     def __init__(self, reads: int = 0) -> None:
         self.read_at = torch.zeros(0, dtype=torch.int64)
-        self.mass = torch.zeros(0)
+        self.mass = torch.zeros(0, dtype=torch.float32)
         self.reads = reads
 
     def grow(self, rows: int) -> None:

@@ -187,7 +187,7 @@ class IVFIndex:
             self._quantisers.append(faiss.IndexFlatL2(d))
             self._quantisers[-1].add(centroids)
         self.nprobe = max(1, round(total // kv_heads * PROBED))
-        self._tail = torch.empty(kv_heads, 0, d)
+        self._tail = torch.empty(kv_heads, 0, d, dtype=torch.float32)
 
     @property
     def _settled(self) -> int:
@@ -250,7 +250,7 @@ class IVFIndex:
         kv_heads, m, d = queries.shape
         distances, cells = self._nearest_cells(queries.numpy())
         asked, count = queries.reshape(-1, d).contiguous(), kv_heads * m
-        scores, rows = torch.empty(kv_heads, m, k), torch.empty(kv_heads, m, k, dtype=torch.int64)
+        scores, rows = torch.empty(kv_heads, m, k, dtype=torch.float32), torch.empty(kv_heads, m, k, dtype=torch.int64)
         # Threads share the queries; of a few, as those of a generated token are, the cells of each.
         self._file.parallel_mode = 0 if count >= _QUERIES_TO_SHARE else 1
         self._file.search_preassigned_c(

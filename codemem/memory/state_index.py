@@ -38,7 +38,7 @@ class StateIndex:
         # Whether a row is of a document that is in the bank; the mean is taken of these.
         self._held = torch.zeros(0, dtype=torch.bool)
         self._centred_at = 0
-        self.centre = torch.zeros(size, device=device)
+        self.centre = torch.zeros(size, dtype=torch.float32, device=device)
         self._shares_centre = False
         self.index: Index | None = None
 

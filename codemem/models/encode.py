@@ -140,7 +140,7 @@ class _Draft:
         self._layers = {
             layer: torch.empty(count, site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
         }
-        self._states = States(torch.empty(count, size, dtype=torch.int8), torch.empty(count))
+        self._states = States(torch.empty(count, size, dtype=torch.int8), torch.empty(count, dtype=torch.float32))
 
     def reuse(self, before: Entries, window: EncodingWindow) -> list[Window]:
         """Take what an earlier version's windows computed of the same tokens. Returns the windows that are left."""

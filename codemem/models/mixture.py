@@ -33,16 +33,18 @@ class Mixture(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(FEATURES))
-        self.register_buffer("deviation", torch.ones(FEATURES))
-        self.inner = nn.Linear(FEATURES, HIDDEN)
-        self.outer = nn.Linear(HIDDEN, 2)
+        self.register_buffer("mean", torch.zeros(FEATURES, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(FEATURES, dtype=torch.float32))
+        # While a thread loads weights with transformers, the default dtype is theirs.
+        self.inner = nn.Linear(FEATURES, HIDDEN, dtype=torch.float32)
+        self.outer = nn.Linear(HIDDEN, 2, dtype=torch.float32)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             self.inner.weight.normal_(0, FEATURES**-0.5, generator=generator)
             self.inner.bias.zero_()
             self.outer.weight.zero_()
-            self.outer.bias.copy_(torch.tensor([math.log(DEFAULT_LAMBDA / (1 - DEFAULT_LAMBDA)), 0.0]))
+            self.outer.bias[0] = math.log(DEFAULT_LAMBDA / (1 - DEFAULT_LAMBDA))
+            self.outer.bias[1] = 0.0
 
     def forward(self, features: Tensor, similarity: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Lambda [m], and each neighbour's share of p_memory [m, k], summing to 1; both 0 where nothing was found.
