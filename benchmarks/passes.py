@@ -10,8 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
-
 from benchmarks.corpus import arguments, bars, remember, report
 from benchmarks.decoding import places, searched
 from codemem.completion.engine import Engine
@@ -89,7 +87,6 @@ def main() -> None:
         "passes",
         package=options.package,
         model=pretrained.name,
-        device=torch.cuda.get_device_name() if gpu else "cpu",
         entries=len(bank),
         prompt=len(ids),
         positions=[1, ROWS],

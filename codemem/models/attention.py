@@ -103,16 +103,38 @@ def local_scores(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
     return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
 
 
-def memory_scores(query: Tensor, keys: Tensor, found: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def by_key_head(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [n, heads, d] by the key/value head that they share, [kv_heads, group, n, d], and keys and values
+    [kv_heads, length, d] expanded to [kv_heads, group, length, d]."""
+    grouped = query.reshape(len(query), len(keys), -1, query.shape[-1]).permute(1, 2, 0, 3)
+    size = *grouped.shape[:2], *keys.shape[1:]
+    return grouped, keys[:, None].expand(size), values[:, None].expand(size)
+
+
+def by_position(out: Tensor) -> Tensor:
+    """What `by_key_head` grouped, [kv_heads, group, n, d], as [n, heads, d] again."""
+    return out.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def attend_with_mass(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention [..., n, d] of queries [..., n, d] over keys and values [..., length, d] under an additive mask [n,
+    length], and the logarithm [..., n] float32 of the sum of the exponentials of its scores."""
+    scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1).to(values.dtype) @ values, scores.logsumexp(dim=-1)
+
+
+def memory_scores(query: Tensor, keys: Tensor, found: Tensor | None, scaling: float, softcap: float | None) -> Tensor:
     """Scores of queries against the entries found for them.
 
-    query: [batch, heads, rows, d] turned to the memory angle; keys: [batch, heads, rows, k, d]; found: [batch, heads,
-    rows, k] boolean. Returns [batch, heads, rows, k] with -inf where nothing was found.
+    query: [..., d] turned to the memory angle; keys: [..., k, d]; found: [..., k] boolean, None where everything was.
+    Returns [..., k] with -inf where nothing was found.
     """
     scores = (keys.to(query.dtype) @ query.unsqueeze(-1)).squeeze(-1) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~found, float("-inf"))
+    return scores if found is None else scores.masked_fill(~found, float("-inf"))
 
 
 def weighted_values(local_weights: Tensor, value: Tensor, memory_weights: Tensor, memory_values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
+from codemem.models.attention import attend_with_mass, by_key_head, by_position
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned
@@ -285,13 +286,8 @@ class _Seen:
         if query.device.type == "cpu":
             out, mass = _fused(query, keys, values, self.mask, self.causal)
         else:
-            scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-            if self.causal:
-                scores = scores + torch.full_like(scores[0, 0], float("-inf")).triu(1)
-            elif self.mask is not None:
-                scores = scores + self.mask
-            mass = scores.logsumexp(dim=-1)
-            out = scores.softmax(dim=-1).to(values.dtype) @ values
+            mask = query.new_full((self.count, self.length), float("-inf")).triu(1) if self.causal else self.mask
+            out, mass = attend_with_mass(query, keys, values, mask)
         return self._restored(out), self._restored(mass.float().unsqueeze(-1)).squeeze(-1)
 
     def _each(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,16 +308,13 @@ class _Seen:
     def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Many positions [kv_heads, group, count, d]; of one there are the query heads of a group in their place, [1,
         kv_heads, group, d]."""
-        d = query.shape[-1]
         keys, values = keys[: self.kv_heads], values[: self.kv_heads]
-        query = query.reshape(self.count, self.kv_heads, -1, d)
         if self.count == 1:
-            return query, keys[None], values[None]
-        size = self.kv_heads, query.shape[2], self.length, d
-        return query.permute(1, 2, 0, 3), keys[:, None].expand(size), values[:, None].expand(size)
+            return query.reshape(1, self.kv_heads, -1, query.shape[-1]), keys[None], values[None]
+        return by_key_head(query, keys, values)
 
     def _restored(self, out: Tensor) -> Tensor:
-        return out.flatten(1, 2) if self.count == 1 else out.permute(2, 0, 1, 3).flatten(1, 2)
+        return out.flatten(1, 2) if self.count == 1 else by_position(out)
 
 
 def _fused(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:

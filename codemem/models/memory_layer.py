@@ -118,9 +118,8 @@ class ReadingLayer:
         grouped = rows, self.site.kv_heads, -1
         placeless = turned(query[first:].float(), *self._angle).view(*grouped, d).transpose(0, 1)
         keys, values, found = self._nearest(placeless)
-        scores = (keys.float() @ placeless.unsqueeze(-1)).squeeze(-1) * scaling
-        if self.reading.focus is None:
-            scores = scores.masked_fill(found < 0, float("-inf"))
+        known = found >= 0 if self.reading.focus is None else None
+        scores = memory_scores(placeless, keys, known, scaling, None)
         share, weights = self.gate.beside(mass[first:].view(grouped).transpose(0, 1), scores)
         self.bank.note(found[:, :real], weights[:, :real])
         if self.reading.trace is not None:

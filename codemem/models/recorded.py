@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
+from codemem.models.attention import attend_with_mass, by_key_head, by_position
 from codemem.models.rotary import turned
 
 if TYPE_CHECKING:
@@ -87,11 +88,14 @@ class RecordedPass:
                 self._x = weights.layers[first].finish(self._x, self._mixed)
             for number in range(0 if first is None else first + 1, last):
                 query = self._attending(number)[1]
-                seen = scaled_dot_product_attention(*self._shaped(query, number), attn_mask=self._mask)
-                self._x = weights.layers[number].finish(self._x, self._restored(seen))
+                shaped = by_key_head(query, self._keys[number], self._values[number])
+                seen = scaled_dot_product_attention(*shaped, attn_mask=self._mask)
+                self._x = weights.layers[number].finish(self._x, by_position(seen))
             if last < len(weights.layers):
                 self._query, query = self._attending(last)
-                self._local, self._mass = self._with_mass(query, last)
+                shaped = by_key_head(query, self._keys[last], self._values[last])
+                local, mass = attend_with_mass(*shaped, self._mask)
+                self._local, self._mass = by_position(local), by_position(mass.unsqueeze(-1)).squeeze(-1)
             else:
                 self._final = weights.norm(self._x)
 
@@ -115,22 +119,6 @@ class RecordedPass:
         self._keys[number].index_copy_(1, self._positions, placed[:, heads:].transpose(0, 1))
         self._values[number].index_copy_(1, self._positions, value.transpose(0, 1))
         return pair[:, :heads], placed[:, :heads]
-
-    def _shaped(self, query: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """[kv_heads, group, ROWS, d], and keys and values expanded to [kv_heads, group, positions, d]."""
-        keys, values = self._keys[number], self._values[number]
-        grouped = query.view(ROWS, len(keys), -1, query.shape[-1]).permute(1, 2, 0, 3)
-        size = *grouped.shape[:2], *keys.shape[1:]
-        return grouped, keys[:, None].expand(size), values[:, None].expand(size)
-
-    def _with_mass(self, query: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        query, keys, values = self._shaped(query, number)
-        scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5 + self._mask
-        out = scores.softmax(dim=-1).to(values.dtype) @ values
-        return self._restored(out), self._restored(scores.logsumexp(dim=-1, keepdim=True)).squeeze(-1)
-
-    def _restored(self, out: Tensor) -> Tensor:
-        return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _recorded(parts: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
