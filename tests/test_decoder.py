@@ -20,6 +20,7 @@ from codemem.completion.prompt import Prompt
 from codemem.completion.request import Request
 from codemem.completion.scripted import ScriptedDecoder, scripted_model
 from codemem.completion.vocabulary import Vocabulary
+from codemem.memory.focus import Focus
 from codemem.models.decoder import TransformersDecoder
 from codemem.models.llama import LlamaDecoder, _Seen, _Share
 from codemem.models.memorizing import MemorizingModel
@@ -32,7 +33,7 @@ SOURCE = "".join(f"def area_{i}(width, height):\n    return width * height * {i}
 OWN = sorted(name for name in CONFIGS if shape_of(CONFIGS[name].to_dict()))
 SIZES = {
     "vocab_size": 261,
-    "hidden_size": 64,
+    "hidden_size": 128,
     "intermediate_size": 96,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -212,14 +213,22 @@ def test_linear_layers_as_one():
         torch.testing.assert_close(matrix(x), expected, rtol=3e-2, atol=3e-2)
 
 
+COMPILED = pytest.mark.parametrize("compiled", [False, True], ids=["by PyTorch", "compiled"])
+
+
+@COMPILED
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("remembered", [False, True], ids=["no memory", "memory"])
-def test_a_position_is_the_same_alone_and_with_others(kind, remembered):
+@pytest.mark.parametrize("read", ["nothing", "memory", "a focus"])
+def test_a_position_is_the_same_alone_and_with_others(kind, read, compiled):
     """Bit by bit: on that stands that drafts change nothing."""
     model = four_bit_model(kind)
-    if remembered:
+    if read != "nothing":
         model.remember(SOURCE, "shapes.py")
+    if read == "a focus":
+        model.reading.focus = Focus(model.bank, torch.arange(0, len(model.bank), 2))
     decoder = model.decoder()
+    assert model._weights.compiled, "there is a compiler here"
+    model._weights.compiled = compiled
     assert decoder.together == MOST_ROWS
     text = ids(150)
     for start in (3, 55, 63, 100):
@@ -300,9 +309,12 @@ def generated(model: MemorizingModel, prompt: list[int], count: int, drafts: int
         return tokens, clock, [*reading.token_trace]
 
 
+@COMPILED
 @pytest.mark.parametrize("seed", range(12))
-def test_drafts_change_nothing(seed):
+def test_drafts_change_nothing(seed, compiled):
     model = FOUR_BIT
+    model.decoder()
+    model._weights.compiled = compiled
     prompt = TOKENIZER(SOURCE[: 200 + 17 * seed]).input_ids + ids(seed, seed)
     plain, _, trace = generated(model, prompt, 60, 0)
     drafted, clock, drafted_trace = generated(model, prompt, 60, 7)

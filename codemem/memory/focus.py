@@ -46,6 +46,11 @@ class Focus:
         inside = sum(weight for window, weight in votes.items() if window in self.windows)
         return inside / max(sum(votes.values()), 1e-9)
 
+    def held(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys [kv_heads, n, d] and pairs of keys and values [kv_heads * n, 2, d] where they are bf16 on the CPU."""
+        keys, pairs = self._keys[layer], self._pairs[layer]
+        return (keys, pairs) if keys.dtype == torch.bfloat16 and keys.device.type == "cpu" else None
+
     def nearest(self, layer: int, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The k entries with the largest inner products, best first, computed in the dtype of the keys.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from codemem.models.attention import attend_with_mass, by_key_head, by_position
+from codemem.models.compiled import CompiledPass, compilable
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned
@@ -41,13 +42,13 @@ class Norm:
     on the CPU PyTorch has a layer norm in one piece, but none of this kind."""
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
-        self._size, self._epsilon = len(weight), epsilon
-        self._weight = torch.cat((weight, weight))
+        self.weight, self._size, self._epsilon = weight, len(weight), epsilon
+        self._doubled = torch.cat((weight, weight))
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda":
-            return rms_norm(x, (self._size,), self._weight[: self._size], self._epsilon)
-        doubled = layer_norm(torch.cat((x, -x), dim=-1), (2 * self._size,), self._weight, None, self._epsilon)
+            return rms_norm(x, (self._size,), self.weight, self._epsilon)
+        doubled = layer_norm(torch.cat((x, -x), dim=-1), (2 * self._size,), self._doubled, None, self._epsilon)
         return doubled[..., : self._size].contiguous()
 
 
@@ -88,6 +89,7 @@ class Weights:
 
     def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], rotary: Rotary, packs: Path | None = None) -> None:
         self.heads, self.kv_heads, self.d, self.rotary = shape.heads, shape.kv_heads, shape.d, rotary
+        self.epsilon = shape.epsilon
         self.embedding, self.head = tensors["model.embed_tokens.weight"], tensors[shape.head]
         self.norm = Norm(tensors["model.norm.weight"], shape.epsilon)
         self.layers = [_layer(tensors, f"model.layers.{number}.", shape) for number in range(shape.layers)]
@@ -96,8 +98,9 @@ class Weights:
         pack_all(self.matrices, packs)
         # Whether all layers compute each position by itself.
         self.packed = all(matrix.packed is not None for matrix in self.matrices[:-1])
-        # Whether a few positions are read by a `RecordedPass`.
+        # Whether a few positions are read by a `RecordedPass`, or by a `CompiledPass`.
         self.recorded = self.head.device.type == "cuda"
+        self.compiled = compilable(self)
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
@@ -139,6 +142,7 @@ class LlamaDecoder:
         self._keys, self._values = head.new_zeros(shape), head.new_zeros(shape)
         self._cos = self._sin = head
         self._passes: dict[tuple[int, ...], RecordedPass] = {}  # by the layers that read memory
+        self._pass: CompiledPass | None = None
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
@@ -155,12 +159,15 @@ class LlamaDecoder:
             setattr(self, name, new)
         self._cos, self._sin = self.weights.turns(room)
         self._passes.clear()
+        self._pass = None
 
     @torch.inference_mode()
     def states(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Read tokens behind those in the cache. Returns the final hidden states [last, size] of the last ones."""
         if self._records(len(ids)):
             return self._recorded(ids, last)[len(ids) - last : len(ids)]
+        if self._compiles(len(ids)):
+            return self._compiled(ids, last)[len(ids) - last :]
         start, count = len(self.tokens), len(ids)
         end = start + count
         self._reserve(end)
@@ -206,6 +213,29 @@ class LlamaDecoder:
     def _records(self, count: int) -> bool:
         """Whether so many positions are read by a recorded pass."""
         return self.weights.recorded and self.model.reading.rows(count) == count <= ROWS
+
+    def _compiles(self, count: int) -> bool:
+        """The same by a compiled pass."""
+        return self.weights.compiled and self.model.reading.rows(count) == count <= MOST_ROWS
+
+    def _compiled(self, ids: Sequence[int], last: int) -> Tensor:
+        """As `states`, but of all tokens, the last ones of which leave traces."""
+        start, count = len(self.tokens), len(ids)
+        self._reserve(start + count)
+        reading, layers = self.model.reading, self.model.layers
+        if self._pass is None:
+            self._pass = CompiledPass(self.weights, self._keys, self._values, (self._cos, self._sin))
+
+        def blend(number: int, query: Tensor, local: Tensor, mass: Tensor) -> Tensor:
+            layer, scaling = layers[number], self.weights.d**-0.5
+            mixed = layer.blend_focus(query, local, mass, scaling, last)
+            if mixed is None:
+                mixed = layer.blend(query, local, mass, scaling, count, last).to(self.weights.head.dtype)
+            return mixed
+
+        states = self._pass(ids, start, layers if reading.searches(self.model.bank) else (), blend)
+        self.tokens += ids
+        return states
 
     def _recorded(self, ids: Sequence[int], last: int) -> Tensor:
         """As `states`, but [ROWS, size]: of all tokens, the last ones of which leave traces, and of what fills up."""

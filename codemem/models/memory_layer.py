@@ -12,6 +12,7 @@ from torch import Tensor
 from codemem.memory.banks import Memory
 from codemem.memory.focus import Focus
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
+from codemem.models.kernels import kernels
 from codemem.models.rotary import first_half_negated, rotate, turned, unrotate
 from codemem.models.site import Site
 
@@ -128,6 +129,36 @@ class ReadingLayer:
         memory = (weights.unsqueeze(-2) @ values.float()).squeeze(-2).transpose(0, 1).flatten(1, 2)
         mixed = local[first:] * share.transpose(0, 1).flatten(1).unsqueeze(-1) + memory
         return torch.cat((local[:first], mixed.to(local.dtype))) if first else mixed.to(local.dtype)
+
+    def blend_focus(self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, traced: int) -> Tensor | None:
+        """As `blend` of positions that all read memory, by a compiled function, in bf16; None where it is not for what
+        is read. query, local, mass: float32."""
+        focus, site, gate = self.reading.focus, self.site, self.gate
+        if focus is None or gate.kind != "joint" or (held := focus.held(site.layer)) is None:
+            return None
+        keys, pairs = held
+        n, k = len(query), min(self.reading.k, len(focus))
+        mixed = torch.empty_like(local, dtype=torch.bfloat16)
+        found = torch.empty(site.heads, n, k, dtype=torch.int64)
+        weights = torch.empty(site.heads, n, k)
+        start = time.perf_counter()
+        tensors = (*self._angle, keys, pairs, focus.rows)
+        kernels(site.d, site.heads // site.kv_heads).read_focus(
+            *(tensor.data_ptr() for tensor in (query, local, mass)),
+            n,
+            site.kv_heads,
+            scaling,
+            *(tensor.data_ptr() for tensor in tensors),
+            len(focus),
+            k,
+            *(number.data_ptr() for number in (gate.temperature, gate.bias, gate.discount)),
+            *(tensor.data_ptr() for tensor in (mixed, found, weights)),
+        )
+        self.reading.seconds += time.perf_counter() - start
+        self.bank.note(found, weights)
+        if self.reading.trace is not None:
+            self.reading.trace.append((found[:, n - traced :], weights[:, n - traced :]))
+        return mixed
 
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best entries for queries [batch, heads, rows, d] at the memory angle.

@@ -1,0 +1,369 @@
+/* What a forward pass over a few positions does between its matrix products, and the search of a focus: each in one
+   call, where PyTorch needs ten or thirty, whose starts take longer than their arithmetic.
+
+   Nothing here depends on how many positions are computed together: each is computed by itself, in the same order.
+   Numbers are float32 in between; uint16_t holds bf16. `kernels.py` compiles this where it runs, for one shape of heads:
+   D is the size of a head, a multiple of 16, and GROUP the number of query heads that share a key/value head. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+enum { WIDE = 16 };
+#else
+enum { WIDE = 8 };
+#endif
+typedef float Floats __attribute__((vector_size(4 * WIDE)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
+#define INLINE static inline __attribute__((always_inline))
+enum { PARTS = D / WIDE };
+
+INLINE Floats all(float x) { return x - (Floats){0}; }
+
+INLINE Floats load(const float *from) {
+    Floats x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
+
+INLINE Floats widen(const uint16_t *from) {
+    Halves half;
+    memcpy(&half, from, sizeof half);
+    return (Floats)(__builtin_convertvector(half, Words) << 16);
+}
+
+/* Rounded to the nearest, ties to even. */
+INLINE void narrow(uint16_t *to, Floats x) {
+    Words bits = (Words)x;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    Halves half = __builtin_convertvector(bits >> 16, Halves);
+    memcpy(to, &half, sizeof half);
+}
+
+INLINE float one(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE Floats choose(Ints which, Floats yes, Floats no) { return (Floats)(((Ints)yes & which) | ((Ints)no & ~which)); }
+
+/* exp, 2 units in the last place off at most; 0 below -87. */
+INLINE Floats power(Floats x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    Ints none = x < all(-87.0f);
+    Floats t = choose(none, all(0.0f), choose(x > all(88.0f), all(88.0f), x)) * 1.44269504f;
+    Floats rounded = t + magic;
+    Ints whole = (Ints)rounded - (Ints)all(magic);
+    Floats f = t - (rounded - magic);
+    Floats p = all(1.5403530e-4f);
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return choose(none, all(0.0f), (Floats)((Ints)p + (whole << 23)));
+}
+
+/* Halves of a and of b, each half's partner added to it: the sums of pairs of vectors stand beside each other. */
+#if __AVX512F__
+INLINE Floats halved8(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+INLINE Floats halved4(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+INLINE Floats halved2(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+INLINE Floats halved1(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+#else
+INLINE Floats halved4(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+INLINE Floats halved2(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+INLINE Floats halved1(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#endif
+
+/* The sums of WIDE vectors, in their order. */
+INLINE Floats sums(Floats *v) {
+#if __AVX512F__
+    for (int i = 0; i < WIDE / 2; i++) v[i] = halved8(v[2 * i], v[2 * i + 1]);
+#endif
+    for (int i = 0; i < 4; i++) v[i] = halved4(v[2 * i], v[2 * i + 1]);
+    for (int i = 0; i < 2; i++) v[i] = halved2(v[2 * i], v[2 * i + 1]);
+    return halved1(v[0], v[1]);
+}
+
+INLINE float sum(Floats x) {
+    float total = 0;
+    for (int i = 0; i < WIDE; i++) total += x[i];
+    return total;
+}
+
+INLINE float largest(Floats x) {
+    float most = x[0];
+    for (int i = 1; i < WIDE; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+/* RMS norm (Zhang and Sennrich, 2019) of one row. */
+INLINE void normalised(const float *x, long size, const uint16_t *weight, float epsilon, uint16_t *out) {
+    Floats squares = all(0.0f);
+    for (long i = 0; i < size; i += WIDE) squares += load(x + i) * load(x + i);
+    Floats scale = all(1.0f / sqrtf(sum(squares) / size + epsilon));
+    for (long i = 0; i < size; i += WIDE) narrow(out + i, load(x + i) * scale * widen(weight + i));
+}
+
+/* x [n, size] grows by `more` [n, size], if that is not NULL; its norm goes to out [n, size]. */
+void add_and_norm(float *x, const uint16_t *more, long n, long size, const uint16_t *weight, float epsilon,
+                  uint16_t *out) {
+    for (long r = 0; r < n; r++, x += size, out += size) {
+        for (long i = 0; more && i < size; i += WIDE) store(x + i, load(x + i) + widen(more + r * size + i));
+        normalised(x, size, weight, epsilon, out);
+    }
+}
+
+/* silu(gate) * up of gate_up [n, 2, inner]: out [n, inner]. */
+void gated(const uint16_t *gate_up, long n, long inner, uint16_t *out) {
+    for (long r = 0; r < n; r++, gate_up += 2 * inner, out += inner)
+        for (long i = 0; i < inner; i += WIDE) {
+            Floats gate = widen(gate_up + i);
+            narrow(out + i, gate / (1.0f + power(-gate)) * widen(gate_up + inner + i));
+        }
+}
+
+/* A query or key [D] turned by the angles whose cosines and sines [D] are given, the first half of the sines negated. */
+INLINE void turn(const float *x, const float *cos, const float *sin, float *out) {
+    for (long i = 0; i < D; i += WIDE) {
+        long partner = i < D / 2 ? i + D / 2 : i - D / 2;
+        store(out + i, load(x + i) * load(cos + i) + load(x + partner) * load(sin + i));
+    }
+}
+
+/* What a head's projection [D] is before it is turned. norm: [D], or NULL. */
+INLINE void head_of(const uint16_t *from, const uint16_t *norm, float epsilon, float *out) {
+    uint16_t normed[D];
+    for (long i = 0; i < D; i += WIDE) store(out + i, widen(from + i));
+    if (!norm) return;
+    normalised(out, D, norm, epsilon, normed);
+    for (long i = 0; i < D; i += WIDE) store(out + i, widen(normed + i));
+}
+
+/* Inner products of a group's queries [GROUP, D] with WIDE keys [WIDE, D]. */
+INLINE void products(const float *query, const uint16_t *keys, Floats *found) {
+    Floats each[GROUP][WIDE];
+    for (int i = 0; i < WIDE; i++) {
+        Floats key[PARTS];
+        for (int c = 0; c < PARTS; c++) key[c] = widen(keys + (i * PARTS + c) * WIDE);
+        for (int g = 0; g < GROUP; g++) {
+            Floats product = load(query + g * PARTS * WIDE) * key[0];
+            for (int c = 1; c < PARTS; c++) product += load(query + (g * PARTS + c) * WIDE) * key[c];
+            each[g][i] = product;
+        }
+    }
+    for (int g = 0; g < GROUP; g++) found[g] = sums(each[g]);
+}
+
+/* Attention of a group's queries [GROUP, D] over `length` keys and values [., D]: out [GROUP, D], and mass [GROUP], the
+   logarithm of the sum of the exponentials of the scores. Of the keys, room to the next multiple of WIDE is read.
+   scores: room for [GROUP, length and WIDE more]. */
+INLINE void seen(const float *query, const uint16_t *keys, const uint16_t *values, long length,
+                 float scaling, float *scores, float *out, float *mass) {
+    Ints lanes;
+    for (int i = 0; i < WIDE; i++) lanes[i] = i;
+    Floats most[GROUP], found[GROUP], total[GROUP], mixed[GROUP][PARTS];
+    for (int g = 0; g < GROUP; g++) most[g] = all(-INFINITY);
+    for (long first = 0; first < length; first += WIDE) {
+        products(query, keys + first * D, found);
+        Ints there = lanes < (int32_t)(length - first);
+        for (int g = 0; g < GROUP; g++) {
+            Floats s = choose(there, found[g] * scaling, all(-INFINITY));
+            most[g] = choose(s > most[g], s, most[g]);
+            store(scores + first * GROUP + g * WIDE, s);
+        }
+    }
+    float best[GROUP];
+    for (int g = 0; g < GROUP; g++) {
+        best[g] = largest(most[g]);
+        total[g] = all(0.0f);
+        for (int c = 0; c < PARTS; c++) mixed[g][c] = all(0.0f);
+    }
+    for (long first = 0; first < length; first += WIDE) {
+        float *weights = scores + first * GROUP;
+        for (int g = 0; g < GROUP; g++) {
+            Floats w = power(load(weights + g * WIDE) - best[g]);
+            total[g] += w;
+            store(weights + g * WIDE, w);
+        }
+        long count = length - first < WIDE ? length - first : WIDE;
+        for (long i = 0; i < count; i++)
+            for (int c = 0; c < PARTS; c++) {
+                Floats value = widen(values + (first + i) * D + c * WIDE);
+                for (int g = 0; g < GROUP; g++) mixed[g][c] += weights[g * WIDE + i] * value;
+            }
+    }
+    for (int g = 0; g < GROUP; g++) {
+        float whole = sum(total[g]);
+        mass[g] = best[g] + logf(whole);
+        for (int c = 0; c < PARTS; c++) store(out + g * D + c * WIDE, mixed[g][c] / whole);
+    }
+}
+
+/* Attention of positions from `start` on, what they give to the cache included.
+
+   qkv: [n, heads + 2 * kv_heads, D]; query_norm, key_norm: [D], or NULL; cos, sin: [., D] of all positions; keys, values:
+   the cache, [kv_heads, ., D] with `stride` numbers between two heads, and room behind the last position to the next
+   multiple of WIDE. Leaves what is attended to in out [n, heads, D], in bf16 in mixed [n, heads, D], the mass in mass [n,
+   heads], and the queries before they are turned in placeless [n, heads, D]. */
+void attend(const uint16_t *qkv, long n, long kv_heads, const uint16_t *query_norm, const uint16_t *key_norm,
+            float epsilon, float scaling, const float *cos, const float *sin, long start, uint16_t *keys,
+            uint16_t *values, long stride, float *placeless, float *out, float *mass, uint16_t *mixed) {
+    long heads = GROUP * kv_heads, every = heads + 2 * kv_heads;
+    for (long r = 0; r < n; r++)
+        for (long kv = 0; kv < kv_heads; kv++) {
+            const uint16_t *from = qkv + (r * every + heads + kv) * D;
+            long place = kv * stride + (start + r) * D;
+            float key[D], turned[D];
+            head_of(from, key_norm, epsilon, key);
+            turn(key, cos + (start + r) * D, sin + (start + r) * D, turned);
+            for (long i = 0; i < D; i += WIDE) narrow(keys + place + i, load(turned + i));
+            memcpy(values + place, from + kv_heads * D, D * sizeof *values);
+        }
+#pragma omp parallel for
+    for (long task = 0; task < n * kv_heads; task++) {
+        long r = task / kv_heads, kv = task % kv_heads, head = r * heads + kv * GROUP, length = start + r + 1;
+        float turned[GROUP * D], scores[GROUP * (length + WIDE)];
+        for (long g = 0; g < GROUP; g++) {
+            head_of(qkv + (r * every + kv * GROUP + g) * D, query_norm, epsilon, placeless + (head + g) * D);
+            turn(placeless + (head + g) * D, cos + (start + r) * D, sin + (start + r) * D, turned + g * D);
+        }
+        seen(turned, keys + kv * stride, values + kv * stride, length, scaling, scores, out + head * D, mass + head);
+        for (long i = head * D; i < (head + GROUP) * D; i += WIDE) narrow(mixed + i, load(out + i));
+    }
+}
+
+/* A key's inner product with a query, and its place among the keys. */
+typedef struct {
+    float score;
+    int32_t place;
+} Found;
+
+/* Of each of a group's queries [GROUP, D] the k keys [., D] from `first` to `end` - 1 with the largest inner products:
+   best [GROUP, k], largest first, and how many there are. */
+INLINE int nearest(const float *query, const uint16_t *keys, long first, long end, int k, Found *best) {
+    Floats found[GROUP];
+    float weakest[GROUP];
+    int held[GROUP] = {0}, worst[GROUP] = {0};
+    uint16_t last[WIDE * D];
+    for (int g = 0; g < GROUP; g++) weakest[g] = -INFINITY;
+    for (; first < end; first += WIDE) {
+        const uint16_t *block = keys + first * D;
+        int count = end - first < WIDE ? end - first : WIDE;
+        if (count < WIDE) { /* behind the last there may be nothing */
+            memset(last, 0, sizeof last);
+            block = memcpy(last, block, count * D * sizeof *last);
+        }
+        products(query, block, found);
+        for (int g = 0; g < GROUP; g++) {
+            Found *own = best + g * k;
+            Ints better = found[g] > all(weakest[g]);
+            int some = held[g] < k;
+            for (int i = 0; i < WIDE; i++) some |= better[i];
+            for (int i = 0; some && i < count; i++) {
+                if (held[g] == k && !(found[g][i] > weakest[g])) continue;
+                own[held[g] < k ? held[g]++ : worst[g]] = (Found){found[g][i], first + i};
+                if (held[g] < k) continue;
+                worst[g] = 0;
+                for (int j = 1; j < k; j++) worst[g] = own[j].score < own[worst[g]].score ? j : worst[g];
+                weakest[g] = own[worst[g]].score;
+            }
+        }
+    }
+    for (int g = 0; g < GROUP; g++) /* by insertion: they are few */
+        for (int i = 1; i < held[g]; i++) {
+            Found *own = best + g * k, now = own[i];
+            int j = i;
+            for (; j > 0 && own[j - 1].score < now.score; j--) own[j] = own[j - 1];
+            own[j] = now;
+        }
+    return held[0];
+}
+
+/* The k best of two lists, largest first, of the first of which all are there. */
+INLINE void merged(const Found *a, int in_a, const Found *b, int in_b, int k, Found *best) {
+    for (int i = 0, j = 0; i + j < k;) {
+        int from_a = j == in_b || (i < in_a && a[i].score >= b[j].score);
+        best[i + j] = from_a ? a[i] : b[j];
+        if (from_a) i++; else j++;
+    }
+}
+
+/* Attention over local context and a focus of n entries at once, as `attention.MemoryGate` of the kind "joint" has it.
+
+   placeless, local: [positions, heads, D]; mass: [positions, heads], as `attend` left them; cos, sin: [D], of the memory
+   angle; keys: [kv_heads, n, D]; pairs: [kv_heads, n, 2, D], keys and values; rows: [n], those of the memory; k: at most
+   n; temperature, bias, discount: [heads]. Leaves mixed [positions, heads, D], and found and weights [heads, positions,
+   k]. */
+void read_focus(const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
+                float scaling, const float *cos, const float *sin, const uint16_t *keys, const uint16_t *pairs,
+                const int64_t *rows, long n, long k, const float *temperature, const float *bias, const float *discount,
+                uint16_t *mixed, int64_t *found, float *weights) {
+    long heads = GROUP * kv_heads, tasks = positions * kv_heads, middle = n / 2 / WIDE * WIDE;
+    Found *halves = malloc(tasks * 2 * GROUP * k * sizeof *halves);
+    int held[tasks * 2];
+#pragma omp parallel for
+    for (long half = 0; half < tasks * 2; half++) { /* so that threads have as many of them */
+        long task = half / 2, kv = task % kv_heads, at = (task / kv_heads * heads + kv * GROUP) * D;
+        float turned[GROUP * D];
+        for (long g = 0; g < GROUP; g++) turn(placeless + at + g * D, cos, sin, turned + g * D);
+        Found *best = halves + half * GROUP * k;
+        held[half] = nearest(turned, keys + kv * n * D, half % 2 ? middle : 0, half % 2 ? n : middle, k, best);
+    }
+    for (long task = 0; task < tasks; task++)
+        for (long g = 0; g < GROUP; g++) {
+            long r = task / kv_heads, kv = task % kv_heads, head = kv * GROUP + g, at = (r * heads + head) * D;
+            Found best[k], *own = halves + (2 * task * GROUP + g) * k;
+            merged(own, held[2 * task], own + GROUP * k, held[2 * task + 1], k, best);
+            float *weight = weights + (head * positions + r) * k;
+            float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
+            float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), most = here;
+            for (long i = 0; i < k; i++) {
+                weight[i] = temperature[head] * (best[i].score * scaling) + shift;
+                most = weight[i] > most ? weight[i] : most;
+            }
+            float share = expf(here - most), total = share;
+            for (long i = 0; i < k; i++) total += weight[i] = expf(weight[i] - most);
+            Floats sum[PARTS];
+            for (long c = 0; c < PARTS; c++) sum[c] = load(local + at + c * WIDE) * (share / total);
+            for (long i = 0; i < k; i++) {
+                const uint16_t *value = pairs + ((kv * n + best[i].place) * 2 + 1) * D;
+                weight[i] /= total;
+                found[(head * positions + r) * k + i] = rows[best[i].place];
+                for (long c = 0; c < PARTS; c++) sum[c] += weight[i] * widen(value + c * WIDE);
+            }
+            for (long c = 0; c < PARTS; c++) narrow(mixed + at + c * WIDE, sum[c]);
+        }
+    free(halves);
+}
