@@ -63,7 +63,7 @@ def adapt(
     """
     from cli.console import stage_bar, stderr
     from codemem.models.adapter import own_adapter_path, signature_of
-    from codemem.models.cache import cache_dir, locked
+    from codemem.cache import cache_dir, locked
     from codemem.models.loading import load_model
     from codemem.training.adapt import Options
     from codemem.training.adapt import adapt as make

@@ -43,7 +43,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Check Python, torch, FAISS, GPU, model, memory, watcher and disk. Exits with 1 where something is broken."""
+    """Check Python, torch, C compiler, FAISS, GPU, model, memory, watcher and disk. Exits with 1 where something is broken."""
     from cli.console import stderr
     from codemem.memory.manifest import find_root
 
@@ -60,7 +60,7 @@ def doctor(
         typer.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
     else:
         for check in checks:
-            typer.echo(f"{check.state:8} {check.name:8} {check.text}" + (f"; type: {check.type}" if check.type else ""))
+            typer.echo(f"{check.state:8} {check.name:9} {check.text}" + (f"; type: {check.type}" if check.type else ""))
     if any(check.state == "broken" for check in checks):
         raise typer.Exit(1)
 
@@ -70,9 +70,14 @@ def _installation() -> Iterator[Check]:
     import torch
     import transformers
 
+    from codemem.native.library import compiler
+
     yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     threads = torch.get_num_threads()
     yield Check("torch", "ok", f"{torch.__version__}, {threads} threads; transformers {transformers.__version__}")
+    found = compiler()
+    text = found or "none; a completion takes 1.6 times as long as where one is"
+    yield Check("compiler", "ok" if found else "warning", text, None if found else _install_compiler())
     yield Check("faiss", "ok", f"{faiss.__version__}, {faiss.get_compile_options().strip() or 'no special options'}")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -81,6 +86,14 @@ def _installation() -> Iterator[Check]:
     else:
         metal = torch.backends.mps.is_available()
         yield Check("gpu", "ok", "Metal" if metal else "none; the processor computes")
+
+
+def _install_compiler() -> str:
+    """The command that installs a C compiler, where it is known."""
+    if platform.system() == "Darwin":
+        return "xcode-select --install"
+    managers = {"apt-get": "apt-get install gcc", "dnf": "dnf install gcc", "apk": "apk add gcc musl-dev"}
+    return next((f"sudo {line}" for name, line in managers.items() if shutil.which(name)), "install a C compiler")
 
 
 def _memory(root: Path | None, place: Path) -> Iterator[Check]:

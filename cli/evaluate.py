@@ -153,7 +153,7 @@ def _adapter_hash(pretrained: Pretrained) -> str:
 
 def _kept(key: str, restart: bool) -> Path:
     """The file with the outcomes of earlier runs of the same evaluation."""
-    from codemem.models.cache import cache_dir
+    from codemem.cache import cache_dir
 
     folder = cache_dir() / "evaluations"
     folder.mkdir(mode=0o700, exist_ok=True)

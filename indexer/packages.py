@@ -14,7 +14,7 @@ from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
 from codemem.errors import CodememError
-from codemem.models.cache import cache_dir, say
+from codemem.cache import cache_dir, say
 from indexer.documents import Document, read_document
 from indexer.walk import walk
 

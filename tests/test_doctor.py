@@ -35,7 +35,7 @@ def blobs_of(root) -> dict[str, tuple[bytes, int]]:
 def test_a_healthy_memory(codemem, indexed):
     status, checks = checks_of(codemem("doctor", indexed, "--json"))
     assert status == 0
-    assert list(checks) == ["python", "torch", "faiss", "gpu", "model", "memory", "watcher", "disk"]
+    assert list(checks) == ["python", "torch", "compiler", "faiss", "gpu", "model", "memory", "watcher", "disk"]
     assert all(check["state"] != "broken" for found in checks.values() for check in found)
     assert "2 documents" in checks["memory"][0]["text"]
     status, out, _ = codemem("doctor", indexed)

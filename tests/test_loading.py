@@ -17,7 +17,7 @@ from transformers import BertConfig, T5Config
 
 from codemem.errors import CodememError
 from codemem.models import locate
-from codemem.models.cache import cache_dir, remembered_sha256
+from codemem.cache import cache_dir, remembered_sha256
 from codemem.models.checkpoint import weights_hash
 from codemem.models.loading import best_device, best_dtype, load_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from codemem.errors import CodememError
-from codemem.models.cache import cache_dir
+from codemem.cache import cache_dir
 from indexer.packages import documents, is_requirement, package, stdlib, stdlib_documents
 
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

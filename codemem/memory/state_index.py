@@ -7,6 +7,7 @@ taken off, so states are centred by it and normalised, in the index and in queri
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
-from codemem.memory.states import States, turn
+from codemem.memory.states import States, basis, turn
+from codemem.native.library import STEP, library
 
 # Rows that the mean is taken of at most, and rows that are decoded at a time.
 _SAMPLE = 65_536
@@ -101,7 +103,17 @@ class StateIndex:
     def _vectors(self, states: States) -> Tensor:
         return normalize(states.decode() - self.centre, dim=-1)
 
+    def _functions(self) -> Any:
+        """Those of C for what stands around the search, where there are any."""
+        return library("states") if self.device.type == "cpu" and self.size % STEP == 0 else None
+
     def _wanted(self, queries: Tensor) -> Tensor:
+        functions = self._functions()
+        if functions is not None and queries.dtype == torch.bfloat16:
+            queries, wanted = queries.contiguous(), torch.empty(queries.shape, dtype=torch.float32)
+            tensors = basis(self.size, self.device), self.centre, wanted
+            functions.queries(queries.data_ptr(), *queries.shape, *(tensor.data_ptr() for tensor in tensors))
+            return wanted
         return normalize(turn(queries.to(self.device)) - self.centre, dim=-1)
 
     def search(self, queries: Tensor, k: int, rows: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
@@ -115,6 +127,15 @@ class StateIndex:
         return self._ranked(self._wanted(queries), rows.to(self.device), queries.device)
 
     def _ranked(self, wanted: Tensor, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        if (functions := self._functions()) is not None:
+            rows, similarity = (
+                rows.clone(memory_format=torch.contiguous_format),
+                torch.empty(rows.shape, dtype=torch.float32),
+            )
+            wanted, (codes, scales) = wanted.contiguous(), (self._states.codes, self._states.scales)
+            tensors = codes, scales, self.centre, rows, similarity
+            functions.rank(wanted.data_ptr(), *rows.shape, self.size, *(tensor.data_ptr() for tensor in tensors))
+            return rows.to(device), similarity.to(device)
         keys = self._vectors(self._states[rows.clamp(min=0).flatten()]).view(*rows.shape, self.size)
         similarity = (keys @ wanted.unsqueeze(-1)).squeeze(-1).masked_fill(rows < 0, -1)
         similarity, order = similarity.sort(dim=-1, descending=True)

@@ -44,14 +44,14 @@ def compress(states: Tensor) -> States:
 
 def turn(states: Tensor) -> Tensor:
     """Rotate states [..., size] into the basis in which they are kept. Returns float32."""
-    return states.float() @ _basis(states.shape[-1], states.device)
+    return states.float() @ basis(states.shape[-1], states.device)
 
 
 @lru_cache(maxsize=4)
-def _basis(size: int, device: torch.device) -> Tensor:
+def basis(size: int, device: torch.device) -> Tensor:
     """Random signs, then a discrete cosine transform: orthogonal, and the same on every machine. [size, size]."""
     signs = torch.randint(0, 2, (size,), generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     place = torch.arange(size, dtype=torch.float64)
     cosines = torch.cos(math.pi / size * (place[None] + 0.5) * place[:, None]) * math.sqrt(2 / size)
     cosines[0] /= math.sqrt(2)
-    return (cosines * signs).T.float().to(device)
+    return (cosines * signs).T.float().contiguous().to(device)

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from codemem.models.cache import remembered_sha256
+from codemem.cache import remembered_sha256
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

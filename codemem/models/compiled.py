@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codemem.models.kernels import kernels
 from codemem.models.packed import MOST_ROWS
+from codemem.native.library import STEP, library
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
 
-# Sizes are multiples of this.
-_STEP = 16
 # Query heads that share a key/value head, at most: what is computed for them at once stays in registers, or near.
 _GROUP = 8
 # What memory layer `number` makes of queries [n, heads, d] before the rotary embedding, of the output [n, heads, d] of
@@ -33,8 +31,8 @@ def compilable(weights: Weights) -> bool:
     """Whether a `CompiledPass` can be made of these weights here."""
     layer, group = weights.layers[0], weights.heads // weights.kv_heads
     sizes = weights.d // 2, weights.embedding.shape[1], layer.down.layers[0].weight.shape[1]
-    fits = group <= _GROUP and all(size % _STEP == 0 for size in sizes)
-    return weights.packed and fits and kernels(weights.d, group) is not None
+    fits = group <= _GROUP and all(size % STEP == 0 for size in sizes)
+    return weights.packed and fits and library("layer", D=weights.d, GROUP=group) is not None
 
 
 class CompiledPass:
@@ -46,7 +44,7 @@ class CompiledPass:
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
         heads, d, size = weights.heads, weights.d, weights.embedding.shape[1]
-        self._weights, self._functions = weights, kernels(d, heads // weights.kv_heads)
+        self._weights, self._functions = weights, library("layer", D=d, GROUP=heads // weights.kv_heads)
         self._caches = [pair[0].data_ptr() for pair in keys], [pair[0].data_ptr() for pair in values]
         self._stride = keys.stride(1)
         self._turns = [turn.float().contiguous() for turn in turns]

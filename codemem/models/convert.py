@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from codemem.errors import CodememError
-from codemem.models.cache import cache_dir, locked, publish, say
+from codemem.cache import cache_dir, locked, publish, say
 from codemem.models.checkpoint import problem_in
 
 if TYPE_CHECKING:

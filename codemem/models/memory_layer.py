@@ -12,9 +12,9 @@ from torch import Tensor
 from codemem.memory.banks import Memory
 from codemem.memory.focus import Focus
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
-from codemem.models.kernels import kernels
 from codemem.models.rotary import first_half_negated, rotate, turned, unrotate
 from codemem.models.site import Site
+from codemem.native.library import library
 
 if TYPE_CHECKING:
     from codemem.models.interface import Call
@@ -140,10 +140,10 @@ class ReadingLayer:
         n, k = len(query), min(self.reading.k, len(focus))
         mixed = torch.empty_like(local, dtype=torch.bfloat16)
         found = torch.empty(site.heads, n, k, dtype=torch.int64)
-        weights = torch.empty(site.heads, n, k)
+        weights = torch.empty(site.heads, n, k, dtype=torch.float32)
         start = time.perf_counter()
         tensors = (*self._angle, keys, pairs, focus.rows)
-        kernels(site.d, site.heads // site.kv_heads).read_focus(
+        library("layer", D=site.d, GROUP=site.heads // site.kv_heads).read_focus(
             *(tensor.data_ptr() for tensor in (query, local, mass)),
             n,
             site.kv_heads,

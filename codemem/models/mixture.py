@@ -10,9 +10,12 @@ whether the two agree (after He et al., Efficient Nearest Neighbor Language Mode
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from codemem.native.library import library
 
 FEATURES = 9
 HIDDEN = 32
@@ -57,6 +60,33 @@ class Mixture(nn.Module):
         found = known.any(dim=-1)
         shares = shares_of(similarity, known, temperature)
         return torch.sigmoid(answer[:, 0]).clamp(max=MOST) * found, shares
+
+    def compilable(self, logits: Tensor) -> bool:
+        """Whether `compiled` is for such logits here."""
+        return logits.device.type == "cpu" and logits.dtype == torch.float32 and _functions() is not None
+
+    def compiled(self, logits: Tensor, similarity: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`mix` of what this makes of `describe`, by one function of C: log-probabilities [m, vocabulary] float32, and
+        lambda times the neighbours' shares [m, k].
+
+        logits: [m, vocabulary] float32 of the model, others as for `describe`. Each of the m is computed by itself.
+        """
+        logits, similarity, tokens = (x.contiguous() for x in (logits, similarity, tokens))
+        log_probs, weights = torch.empty_like(logits), torch.empty_like(similarity)
+        learned = self.mean, self.deviation, *self.inner.parameters(), *self.outer.parameters(), log_probs, weights
+        _functions().mix(
+            logits.data_ptr(),
+            *logits.shape,
+            similarity.data_ptr(),
+            tokens.data_ptr(),
+            tokens.shape[1],
+            *(tensor.data_ptr() for tensor in learned),
+        )
+        return log_probs, weights
+
+
+def _functions() -> Any:
+    return library("mixture", FEATURES=FEATURES, HIDDEN=HIDDEN, MOST=MOST, TEMPERATURE=DEFAULT_TEMPERATURE)
 
 
 def shares_of(similarity: Tensor, known: Tensor, temperature: Tensor | float) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from codemem.errors import CodememError
-from codemem.models.cache import cache_dir
+from codemem.cache import cache_dir
 from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale

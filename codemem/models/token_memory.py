@@ -84,6 +84,8 @@ class TokenMemory:
         """
         if not self.bank.state_size or not len(self.bank):
             return logits
+        if wanted is None and len(states) <= MOST_ROWS and self.mixture.compilable(logits):
+            return self._mixed_at_once(states, logits)
         log_probs = logits.log_softmax(dim=-1)
         if wanted is not None:
             return self._mixed(states, log_probs, range(*wanted.indices(len(states))), wanted)
@@ -92,6 +94,19 @@ class TokenMemory:
         if states.device.type != "cpu":
             return self._mixed(states, log_probs, range(len(states)))
         return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], [0]) for i in range(len(states))])
+
+    def _mixed_at_once(self, states: Tensor, logits: Tensor) -> Tensor:
+        """The same of a few positions by compiled functions; what is searched is searched for each by itself."""
+        start = time.perf_counter()
+        found = [self.bank.nearest(states[i : i + 1], NEIGHBOURS) for i in range(len(states))]
+        rows, similarity = (torch.cat(parts) for parts in zip(*found, strict=True))
+        tokens = self.bank.following(rows)
+        self.reading.seconds += time.perf_counter() - start
+        log_probs, weights = self.mixture.compiled(logits, similarity, tokens)
+        self.bank.note(rows, weights)
+        if self.reading.token_trace is not None:
+            self.reading.token_trace += zip(rows.split(1), weights.split(1), strict=True)
+        return log_probs
 
     def _mixed(
         self,

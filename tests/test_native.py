@@ -1,4 +1,4 @@
-"""The functions of `kernels.c` against float64, each position by itself, and the compiler that makes them."""
+"""The functions of C against float64, each position by itself, and the compiler that makes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codemem.models import kernels as module
+from codemem.memory.state_index import StateIndex
+from codemem.memory.states import compress, turn
 from codemem.models.attention import MemoryGate
-from codemem.models.kernels import kernels
+from codemem.models.mixture import FEATURES, Mixture, describe, mix
+from codemem.native import library as module
+from codemem.native.library import library
 from codemem.models.rotary import Rotary, first_half_negated, rotate
 
 # Key/value heads, query heads of each, and the size of a head.
@@ -41,7 +44,7 @@ def test_the_norm_of_a_sum(n, size, more, seed):
     x, weight = normal(n, size, seed=seed) * 3, normal(size, seed=seed + 1, dtype=bf16)
     added = normal(n, size, seed=seed + 2, dtype=bf16) if more else None
     expected, out = x.double() + (added.double() if more else 0), torch.empty(n, size, dtype=bf16)
-    kernels(64, 3).add_and_norm(*pointers(x, added), n, size, weight.data_ptr(), 1e-5, out.data_ptr())
+    library("layer", D=64, GROUP=3).add_and_norm(*pointers(x, added), n, size, weight.data_ptr(), 1e-5, out.data_ptr())
     torch.testing.assert_close(x.double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(out.double(), normed(expected, weight), rtol=2**-8, atol=1e-6)
 
@@ -51,7 +54,7 @@ def test_the_norm_of_a_sum(n, size, more, seed):
 def test_the_gate_of_the_mlp(n, inner, scale, seed):
     gate_up = normal(n, 2, inner, seed=seed).mul(scale).to(bf16)
     out = torch.empty(n, inner, dtype=bf16)
-    kernels(64, 3).gated(gate_up.data_ptr(), n, inner, out.data_ptr())
+    library("layer", D=64, GROUP=3).gated(gate_up.data_ptr(), n, inner, out.data_ptr())
     gate, up = gate_up.double().unbind(1)
     torch.testing.assert_close(out.double(), gate * gate.sigmoid() * up, rtol=2**-8, atol=1e-30)
 
@@ -72,7 +75,7 @@ def test_attention_of_a_few_positions(start, n, heads, norms, seed):
         placeless, out = torch.empty(2, count, group * kv_heads, d)
         mass, mixed = torch.empty(count, group * kv_heads), torch.empty(count, group * kv_heads, d, dtype=bf16)
         turns = cos.float(), first_half_negated(sin.float())
-        kernels(d, group).attend(
+        library("layer", D=d, GROUP=group).attend(
             own.data_ptr(), count, kv_heads, *pointers(*head_norms), 1e-5, d**-0.5, *pointers(*turns), start + first,
             *pointers(keys, values), room * d, *pointers(placeless, out, mass, mixed),
         )  # fmt: skip
@@ -82,7 +85,8 @@ def test_attention_of_a_few_positions(start, n, heads, norms, seed):
     placeless, out, mass, mixed = attended(0, n, *together)
     one_by_one = keys.clone(), values.clone()
     alone = [attended(r, r + 1, *one_by_one) for r in range(n)]
-    assert all(torch.equal(a, torch.cat(b)) for a, b in zip((placeless, out, mass, mixed), zip(*alone), strict=True))
+    for whole, parts in zip((placeless, out, mass, mixed), zip(*alone, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(parts))
     assert torch.equal(together[0], one_by_one[0]) and torch.equal(mixed, out.to(bf16))
 
     query, key, value = qkv.split([group * kv_heads, kv_heads, kv_heads], dim=1)
@@ -128,7 +132,7 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
         found, weights = torch.empty(2, group * kv_heads, count, k)
         found = found.long()
         asked = [x[of].contiguous() for x in (placeless, local, mass)]
-        kernels(d, group).read_focus(
+        library("layer", D=d, GROUP=group).read_focus(
             *pointers(*asked), count, kv_heads, d**-0.5, *pointers(*turns, keys, pairs, rows),
             n, k, *pointers(gate.temperature, gate.bias, gate.discount, mixed, found, weights),
         )  # fmt: skip
@@ -157,13 +161,71 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
     torch.testing.assert_close(mixed.float(), whole.transpose(0, 1).flatten(1, 2), rtol=1e-2, atol=2e-2)
 
 
+# Token memory.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(1, 9),
+    vocabulary=st.integers(20, 3000),
+    k=st.integers(1, 64),
+    unknown=st.sampled_from([0.0, 0.3, 1.0]),
+    sure=st.sampled_from([1.0, 30.0]),
+    seed=SEEDS,
+)
+def test_the_mixture(m, vocabulary, k, unknown, sure, seed):
+    """As PyTorch computes it, with a network that has learned something; each position by itself."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Mixture()
+    for parameter in (*network.parameters(), network.mean):
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+    network.deviation = torch.rand(FEATURES, generator=generator) + 0.5
+    logits = torch.randn(m, vocabulary, generator=generator) * sure
+    similarity = (torch.rand(m, k, generator=generator) * 1.4 - 0.4).sort(descending=True).values
+    tokens = torch.randint(0, min(20, vocabulary), (m, k), generator=generator)
+    tokens[torch.rand(m, k, generator=generator) < unknown] = -1
+    assert network.compilable(logits) and not network.compilable(logits.double())
+    found, weights = network.compiled(logits, similarity, tokens)
+    with torch.no_grad():
+        log_probs = logits.log_softmax(-1)
+        weight, shares = network(describe(similarity, tokens, log_probs), similarity, tokens >= 0)
+        torch.testing.assert_close(weights, weight.unsqueeze(-1) * shares, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found, mix(log_probs, weight, shares, tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.double().logsumexp(-1), torch.zeros(m).double(), rtol=0, atol=1e-4)
+    for i in range(m):
+        alone = network.compiled(logits[i, None], similarity[i, None], tokens[i, None])
+        assert torch.equal(alone[0][0], found[i]) and torch.equal(alone[1][0], weights[i])
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 20), size=st.integers(1, 40).map(lambda x: 16 * x), k=st.integers(1, 64), seed=SEEDS)
+def test_the_order_of_states(m, size, k, seed):
+    """By cosine to what was asked, against float64; each position by itself."""
+    index = StateIndex(size, torch.device("cpu"), "exact")
+    index.reserve(0, 200)
+    index.put(0, compress(normal(200, size, seed=seed)), 200)
+    index.build(200)
+    asked, rows = normal(m, size, seed=seed + 1, dtype=bf16), torch.randint(-1, 200, (m, k))
+    found, similarity = index.ranked(asked, rows)
+    states = index.states(slice(0, 200)).decode().double() - index.centre.double()
+    wanted = turn(asked).double() - index.centre.double()
+    cosines = torch.nn.functional.cosine_similarity(wanted[:, None], states[None], dim=-1)
+    expected = cosines.gather(1, found.clamp(min=0)).masked_fill(found < 0, -1)
+    torch.testing.assert_close(similarity.double(), expected, rtol=0, atol=1e-4)
+    assert torch.equal(found.sort().values, rows.sort().values)
+    assert (similarity.diff(dim=-1) <= 0).all()
+    for i in range(m):
+        alone = index.ranked(asked[i, None], rows[i, None])
+        assert torch.equal(alone[0][0], found[i]) and torch.equal(alone[1][0], similarity[i])
+
+
 # The compiler.
 
 
 def test_where_there_is_no_compiler_there_are_no_functions(monkeypatch, tmp_path):
     monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "compiler", lambda: None)
-    assert kernels.__wrapped__(64, 3) is None
+    assert library.__wrapped__("layer", D=64, GROUP=3) is None
 
 
 @pytest.mark.parametrize("script", ["exit 1", "kill -9 $$", ": > /dev/null"], ids=["fails", "dies", "makes nothing"])
@@ -173,17 +235,17 @@ def test_nor_where_it_fails(monkeypatch, tmp_path, script):
     broken.chmod(0o755)
     monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CC", str(broken))
-    assert kernels.__wrapped__(64, 3) is None
-    assert not list((tmp_path / "cache" / "kernels").iterdir())
+    assert library.__wrapped__("layer", D=64, GROUP=3) is None
+    assert not list((tmp_path / "cache" / "native").iterdir())
 
 
 def test_they_are_compiled_once(monkeypatch, tmp_path):
     """And a file that is damaged is no reason to fail."""
     monkeypatch.setenv("CODEMEM_CACHE", str(tmp_path))
-    assert kernels.__wrapped__(64, 3) is not None
-    (made,) = (tmp_path / "kernels").iterdir()
+    assert library.__wrapped__("layer", D=64, GROUP=3) is not None
+    (made,) = (tmp_path / "native").iterdir()
     monkeypatch.setattr(module, "compiler", lambda: None)
-    assert kernels.__wrapped__(64, 3) is not None
+    assert library.__wrapped__("layer", D=64, GROUP=3) is not None
     made.write_bytes(b"nothing that can be loaded")
-    script = "from codemem.models.kernels import kernels; print(kernels(64, 3))"
+    script = "from codemem.native.library import library; print(library('layer', D=64, GROUP=3))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "None\n"

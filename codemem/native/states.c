@@ -1,0 +1,63 @@
+/* The search of token memory's index: what comes before it and behind it, as `state_index.py` says. Each position is
+   computed by itself, in the same order, however many there are. */
+
+#include "vectors.h"
+
+typedef int8_t Bytes __attribute__((vector_size(WIDE)));
+enum { TOGETHER = 8 }; /* positions for which a number of the basis is read once */
+
+/* States [n, size] in bf16, turned by basis [size, size], the centre [size] taken off, and normalised: out [n, size]. */
+void queries(const uint16_t *states, long n, long size, const float *basis, const float *centre, float *out) {
+#pragma omp parallel for
+    for (long c = 0; c < size; c += WIDE)
+        for (long r = 0; r < n; r += TOGETHER) {
+            int count = n - r < TOGETHER ? n - r : TOGETHER;
+            Floats turned[TOGETHER] = {0};
+            for (long i = 0; i < size; i++) {
+                Floats row = load(basis + i * size + c);
+                for (int j = 0; j < count; j++) turned[j] += widened(states[(r + j) * size + i]) * row;
+            }
+            for (int j = 0; j < count; j++) store(out + (r + j) * size + c, turned[j] - load(centre + c));
+        }
+    for (long r = 0; r < n; r++) {
+        float *own = out + r * size;
+        Floats squares = all(0.0f);
+        for (long i = 0; i < size; i += WIDE) squares += load(own + i) * load(own + i);
+        float length = sqrtf(sum(squares));
+        for (long i = 0; i < size; i += WIDE) store(own + i, load(own + i) / (length > 1e-12f ? length : 1e-12f));
+    }
+}
+
+/* Rows [n, k], -1 for none, by the cosine of their states to queries [n, size], best first; similarities: [n, k], -1 for
+   none. codes: [., size] and scales: [.], those of the bank. */
+void rank(const float *query, long n, long k, long size, const int8_t *codes, const float *scales, const float *centre,
+          int64_t *rows, float *similarities) {
+#pragma omp parallel for
+    for (long at = 0; at < n * k; at++) {
+        const float *asked = query + at / k * size;
+        const int8_t *code = codes + rows[at] * size;
+        similarities[at] = -1.0f;
+        if (rows[at] < 0) continue;
+        Floats product = all(0.0f), squares = all(0.0f);
+        for (long i = 0; i < size; i += WIDE) {
+            Bytes bytes;
+            memcpy(&bytes, code + i, sizeof bytes);
+            Floats state = __builtin_convertvector(bytes, Floats) * scales[rows[at]] - load(centre + i);
+            product += state * load(asked + i);
+            squares += state * state;
+        }
+        float length = sqrtf(sum(squares));
+        similarities[at] = sum(product) / (length > 1e-12f ? length : 1e-12f);
+    }
+    for (long r = 0; r < n; r++) { /* by insertion: they are few, and nearly in order */
+        float *similarity = similarities + r * k;
+        int64_t *row = rows + r * k;
+        for (long i = 1; i < k; i++) {
+            float now = similarity[i];
+            int64_t here = row[i];
+            long j = i;
+            for (; j > 0 && similarity[j - 1] < now; j--) similarity[j] = similarity[j - 1], row[j] = row[j - 1];
+            similarity[j] = now, row[j] = here;
+        }
+    }
+}

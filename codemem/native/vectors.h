@@ -1,0 +1,125 @@
+/* Arithmetic on WIDE float32 numbers at a time, in the vectors of GCC and Clang; uint16_t holds bf16. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+enum { WIDE = 16 };
+#else
+enum { WIDE = 8 };
+#endif
+typedef float Floats __attribute__((vector_size(4 * WIDE)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE Floats all(float x) { return x - (Floats){0}; }
+
+INLINE Floats load(const float *from) {
+    Floats x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void store(float *to, Floats x) { memcpy(to, &x, sizeof x); }
+
+INLINE Floats widen(const uint16_t *from) {
+    Halves half;
+    memcpy(&half, from, sizeof half);
+    return (Floats)(__builtin_convertvector(half, Words) << 16);
+}
+
+/* Rounded to the nearest, ties to even. */
+INLINE void narrow(uint16_t *to, Floats x) {
+    Words bits = (Words)x;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    Halves half = __builtin_convertvector(bits >> 16, Halves);
+    memcpy(to, &half, sizeof half);
+}
+
+/* One bf16 number. */
+INLINE float widened(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE Floats choose(Ints which, Floats yes, Floats no) { return (Floats)(((Ints)yes & which) | ((Ints)no & ~which)); }
+
+/* exp, 2 units in the last place off at most; 0 below -87. */
+INLINE Floats power(Floats x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    Ints none = x < all(-87.0f);
+    Floats t = choose(none, all(0.0f), choose(x > all(88.0f), all(88.0f), x)) * 1.44269504f;
+    Floats rounded = t + magic;
+    Ints whole = (Ints)rounded - (Ints)all(magic);
+    Floats f = t - (rounded - magic);
+    Floats p = all(1.5403530e-4f);
+    p = p * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return choose(none, all(0.0f), (Floats)((Ints)p + (whole << 23)));
+}
+
+/* Halves of a and of b, each half's partner added to it: the sums of pairs of vectors stand beside each other. */
+#if __AVX512F__
+INLINE Floats halved8(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+INLINE Floats halved4(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+INLINE Floats halved2(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+INLINE Floats halved1(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+#else
+INLINE Floats halved4(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+INLINE Floats halved2(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+           __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+INLINE Floats halved1(Floats a, Floats b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#endif
+
+/* The sums of WIDE vectors, in their order. */
+INLINE Floats sums(Floats *v) {
+#if __AVX512F__
+    for (int i = 0; i < WIDE / 2; i++) v[i] = halved8(v[2 * i], v[2 * i + 1]);
+#endif
+    for (int i = 0; i < 4; i++) v[i] = halved4(v[2 * i], v[2 * i + 1]);
+    for (int i = 0; i < 2; i++) v[i] = halved2(v[2 * i], v[2 * i + 1]);
+    return halved1(v[0], v[1]);
+}
+
+INLINE float sum(Floats x) {
+    float total = 0;
+    for (int i = 0; i < WIDE; i++) total += x[i];
+    return total;
+}
+
+/* The largest of its numbers. */
+INLINE float largest(Floats x) {
+    float most = x[0];
+    for (int i = 1; i < WIDE; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
