@@ -62,8 +62,8 @@ def adapt(
     is done; the same command goes on from there.
     """
     from cli.console import stage_bar, stderr
-    from codemem.models.adapter import own_adapter_path, signature_of
     from codemem.cache import cache_dir, locked
+    from codemem.models.adapter import own_adapter_path, signature_of
     from codemem.models.loading import load_model
     from codemem.training.adapt import Options
     from codemem.training.adapt import adapt as make

@@ -43,7 +43,8 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Check Python, torch, C compiler, FAISS, GPU, model, memory, watcher and disk. Exits with 1 where something is broken."""
+    """Check Python, torch, compiler, FAISS, GPU, model, memory, watcher and disk. Exits with 1 where something is
+    broken."""
     from cli.console import stderr
     from codemem.memory.manifest import find_root
 

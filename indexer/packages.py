@@ -13,8 +13,8 @@ import zipfile
 from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
-from codemem.errors import CodememError
 from codemem.cache import cache_dir, say
+from codemem.errors import CodememError
 from indexer.documents import Document, read_document
 from indexer.walk import walk
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from tiny import save_directory, save_gguf, tiny_model
 from transformers import BertConfig, T5Config
 
+from codemem.cache import cache_dir, remembered_sha256
 from codemem.errors import CodememError
 from codemem.models import locate
-from codemem.cache import cache_dir, remembered_sha256
 from codemem.models.checkpoint import weights_hash
 from codemem.models.loading import best_device, best_dtype, load_model
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codemem.errors import CodememError
 from codemem.cache import cache_dir
+from codemem.errors import CodememError
 from indexer.packages import documents, is_requirement, package, stdlib, stdlib_documents
 
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

