@@ -42,7 +42,7 @@ WRITTEN = Chance(0.95, 0.95)
 NONE = Chance(0.0, 0.0)
 # The time of a pass over so many tokens, to that over one: 4-bit weights are multiplied with four of them at a time.
 # Measured with SmolLM2-135M and both memories on two cores; without memory it is a little less.
-PASS = (1.0, 1.36, 1.64, 1.97, 2.61, 2.85, 3.08, 3.41)
+PASS = (1.0, 1.29, 1.58, 1.88, 2.85, 3.0, 3.18, 3.37)
 
 
 def worth(chance: Chance, most: int) -> int:

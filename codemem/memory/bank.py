@@ -350,6 +350,8 @@ class Bank:
         for path, from_line in self._veils:
             if extent := self._documents.get(path):
                 inside = (at >= extent.start) & (at < extent.start + extent.count - 1)
+                if not inside.any():
+                    continue
                 lines = self._lines[torch.where(inside, at + 1, at)]
                 tokens[inside & (lines >= from_line)] = -1
         return tokens.to(rows.device).masked_fill(rows < 0, -1)
