@@ -43,9 +43,10 @@ class CompiledPass:
     """
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
-        heads, d, size = weights.heads, weights.d, weights.embedding.shape[1]
-        self._weights, self._functions = weights, library("layer", D=d, GROUP=heads // weights.kv_heads)
-        self._caches = [pair[0].data_ptr() for pair in keys], [pair[0].data_ptr() for pair in values]
+        d, size = weights.d, weights.embedding.shape[1]
+        self._weights, self._functions = weights, library("layer", D=d, GROUP=weights.heads // weights.kv_heads)
+        self._held = keys, values
+        self._caches = [heads.data_ptr() for heads in keys], [heads.data_ptr() for heads in values]
         self._stride = keys.stride(1)
         self._turns = [turn.float().contiguous() for turn in turns]
 
@@ -54,8 +55,8 @@ class CompiledPass:
 
         self._x, self._normed = room(size), room(size, dtype=torch.bfloat16)
         self._gated = room(weights.layers[0].down.layers[0].weight.shape[1], dtype=torch.bfloat16)
-        self._query, self._local, self._mass = room(heads, d), room(heads, d), room(heads)
-        self._mixed = room(heads * d, dtype=torch.bfloat16)
+        self._query, self._local, self._mass = (room(weights.heads, *rest) for rest in ((d,), (d,), ()))
+        self._mixed = room(weights.heads * d, dtype=torch.bfloat16)
 
     def __call__(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
         """Read tokens at positions from `start` on; reads: the layers that read memory. Returns the final hidden states
