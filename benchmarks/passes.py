@@ -1,5 +1,5 @@
 """Milliseconds of a forward pass behind a prompt, with the token chosen: by what is read of memory, over one position
-and over eight; on a GPU also where the kernels are launched from Python, in place of the recording.
+and over eight; and the same without what makes it fast here, compiled functions or, on a GPU, the recording.
 
     python -m benchmarks.passes
 """
@@ -29,6 +29,10 @@ READS = {
 }
 
 
+# Of computing, on the CPU and on a GPU.
+WAYS = (("compiled", "by PyTorch"), ("recorded", "launched"))
+
+
 def median(run: Callable[[], object], count: int) -> float:
     """Milliseconds, after three runs that are not counted."""
     times = []
@@ -40,11 +44,11 @@ def median(run: Callable[[], object], count: int) -> float:
     return round(statistics.median(times), 2)
 
 
-def passes(engine: Engine, ids: list[int], count: int, recorded: bool) -> dict[str, list[float]]:
-    """What is read -> milliseconds over one position and over ROWS. recorded: whether by recorded passes."""
+def passes(engine: Engine, ids: list[int], count: int, way: str) -> dict[str, list[float]]:
+    """What is read -> milliseconds over one position and over ROWS. way: one of WAYS."""
     model, decoder = engine.model, engine.model.decoder()
     assert isinstance(decoder, LlamaDecoder), "there is no forward pass of our own for this model"
-    decoder.weights.recorded = recorded
+    decoder.weights.recorded, decoder.weights.compiled = way == "recorded", way == "compiled"
     found = {}
     for name, (attention, tokens) in READS.items():
         with model.reads(attention=attention, tokens=tokens, traced=True) as reading:
@@ -74,9 +78,7 @@ def main() -> None:
     ids = build_prompt(request, pretrained.model.tokenizer, engine.vocabulary).ids
     gpu = pretrained.model.device.type == "cuda"
     with bank.hiding(place.path):
-        found = {"recorded" if gpu else "as they are": passes(engine, ids, options.count, gpu)}
-        if gpu:
-            found["launched"] = passes(engine, ids, options.count, False)
+        found = {way: passes(engine, ids, options.count, way) for way in WAYS[gpu]}
     bars(
         options.plot,
         f"{pretrained.name}: a forward pass over one position",
