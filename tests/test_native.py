@@ -17,8 +17,9 @@ from codemem.models.attention import MemoryGate
 from codemem.models.mixture import FEATURES, Mixture, describe, mix
 from codemem.models.rotary import Rotary, first_half_negated, rotate
 from codemem.native import library as module
-from codemem.native.library import library
+from codemem.native.library import compiler, library
 
+pytestmark = pytest.mark.skipif(not compiler(), reason="there is no C compiler")
 # Key/value heads, query heads of each, and the size of a head.
 HEADS = st.sampled_from([(3, 3, 64), (2, 7, 64), (4, 1, 128), (1, 8, 32), (2, 2, 256), (1, 5, 96)])
 SEEDS = st.integers(0, 2**20)
