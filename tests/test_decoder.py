@@ -234,7 +234,7 @@ def test_a_position_is_the_same_alone_and_with_others(kind, read, compiled):
     if read == "a focus":
         model.reading.focus = Focus(model.bank, torch.arange(0, len(model.bank), 2))
     decoder = model.decoder()
-    assert model._weights.compiled == bool(compiler())
+    assert model._weights.compiled or not compiler()
     model._weights.compiled = compiled
     assert decoder.together == MOST_ROWS
     text = ids(150)
