@@ -68,12 +68,11 @@ def library(name: str, **constants: float) -> Any:
     source = _FOLDER / f"{name}.c"
     texts = (file.read_bytes() for file in (source, _FOLDER / "vectors.h"))
     made_of = b"".join((*texts, " ".join((*options, *libraries, platform.machine())).encode()))
-    folder = cache_dir() / "native"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    file = folder / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
-    if not file.exists() and not _compiled(source, options, libraries, file):
-        return None
+    file = cache_dir() / "native" / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
     try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        if not file.exists() and not _compiled(source, options, libraries, file):
+            return None
         # While one of its functions runs, no other thread of Python does: they take microseconds, and to ask for
         # the interpreter again, where another thread computes, takes milliseconds.
         functions = PyDLL(str(file))
