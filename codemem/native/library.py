@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ctypes import PyDLL, c_float, c_long, c_void_p
 from functools import cache
@@ -58,13 +58,21 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
 def library(name: str, **constants: float) -> Any:
     """The functions of `name`.c, which takes pointers as `Tensor.data_ptr` gives them, with what it calls constants;
     None where there is no compiler that can make them. Who calls holds the tensors."""
+    # With PyTorch's own threads, or alone: two sets of threads would keep each other from computing.
+    openmp = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    loaded = (_loaded(name, constants, with_openmp) for with_openmp in ((openmp, None) if openmp else (None,)))
+    functions = next((found for found in loaded if found is not None), None)
+    for function, parameters in _FUNCTIONS[name].items() if functions is not None else ():
+        getattr(functions, function).argtypes, getattr(functions, function).restype = parameters, None
+    return functions
+
+
+def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> PyDLL | None:
+    """A source, compiled if it is not yet; None where that or to load it fails."""
     capability = torch.backends.cpu.get_cpu_capability()
     defined = (f"-D{constant}={value}" for constant, value in constants.items())
-    options, libraries = [*_OPTIONS, *_FEATURES.get(capability, ()), *defined], ["-lm"]
-    # PyTorch's own threads, or none: two sets of them would keep each other from computing.
-    if openmp := next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None):
-        options.append("-fopenmp")
-        libraries.append(str(openmp))
+    options = [*_OPTIONS, *_FEATURES.get(capability, ()), *defined, *(["-fopenmp"] if openmp else [])]
+    libraries = ["-lm", *([str(openmp)] if openmp else [])]
     source = _FOLDER / f"{name}.c"
     texts = (file.read_bytes() for file in (source, _FOLDER / "vectors.h"))
     made_of = b"".join((*texts, " ".join((*options, *libraries, platform.machine())).encode()))
@@ -75,12 +83,9 @@ def library(name: str, **constants: float) -> Any:
             return None
         # While one of its functions runs, no other thread of Python does: they take microseconds, and to ask for
         # the interpreter again, where another thread computes, takes milliseconds.
-        functions = PyDLL(str(file))
+        return PyDLL(str(file))
     except OSError:
         return None
-    for function, parameters in _FUNCTIONS[name].items():
-        getattr(functions, function).argtypes, getattr(functions, function).restype = parameters, None
-    return functions
 
 
 def compiler() -> str | None:
