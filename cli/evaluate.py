@@ -153,11 +153,9 @@ def _adapter_hash(pretrained: Pretrained) -> str:
 
 def _kept(key: str, restart: bool) -> Path:
     """The file with the outcomes of earlier runs of the same evaluation."""
-    from codemem.cache import cache_dir
+    from codemem.cache import cache_folder
 
-    folder = cache_dir() / "evaluations"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    file = folder / f"{key[:32]}.jsonl"
+    file = cache_folder("evaluations") / f"{key[:32]}.jsonl"
     if restart:
         file.unlink(missing_ok=True)
     return file

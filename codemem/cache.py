@@ -37,6 +37,13 @@ def cache_dir() -> Path:
     return path
 
 
+def cache_folder(name: str) -> Path:
+    """A folder in the cache directory, created 0700. Raises OSError, and CodememError as `cache_dir` does."""
+    folder = cache_dir() / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def say(message: str) -> None:
     """A note to the person waiting, on stderr."""
     Console(stderr=True).print(f"codemem: {message}", markup=False, highlight=False, soft_wrap=True)
@@ -45,9 +52,7 @@ def say(message: str) -> None:
 @contextmanager
 def locked(key: str) -> Iterator[None]:
     """Hold the lock called `key` against other processes. The system lets go of it when a process dies."""
-    directory = cache_dir() / "locks"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    lock = FileLock(directory / f"{key}.lock", mode=0o600)
+    lock = FileLock(cache_folder("locks") / f"{key}.lock", mode=0o600)
     try:
         lock.acquire(timeout=0.2)
     except Timeout:

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Set
 from pathlib import Path, PurePosixPath
 
-from codemem.cache import cache_dir, say
+from codemem.cache import cache_folder, say
 from codemem.errors import CodememError
 from indexer.documents import Document, read_document
 from indexer.walk import walk
@@ -35,9 +35,8 @@ def package(requirement: str) -> Path:
     """
     if not is_requirement(requirement):
         raise CodememError(f"{requirement} is not a package with its version", "give name==version, as in mcp==2.3.0")
-    folder = cache_dir() / "benchmarks" / requirement.replace("==", "-")
+    folder = cache_folder("benchmarks") / requirement.replace("==", "-")
     if not folder.is_dir():
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
         say(f"downloading {requirement}, needed once")
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as scratch:
             code = Path(scratch) / "code"

@@ -110,7 +110,7 @@ class StateIndex:
     def _wanted(self, queries: Tensor) -> Tensor:
         functions = self._functions()
         if functions is not None and queries.dtype == torch.bfloat16:
-            queries, wanted = queries.contiguous(), torch.empty(queries.shape, dtype=torch.float32)
+            queries, wanted = queries.cpu().contiguous(), torch.empty(queries.shape, dtype=torch.float32)
             tensors = basis(self.size, self.device), self.centre, wanted
             functions.queries(queries.data_ptr(), *queries.shape, *(tensor.data_ptr() for tensor in tensors))
             return wanted

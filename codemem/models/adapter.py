@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codemem.cache import cache_dir
+from codemem.cache import cache_folder
 from codemem.errors import CodememError
 from codemem.models.attention import GateKind
 from codemem.tensor_files import write_tensors
@@ -156,9 +156,7 @@ def load_adapter(path: Path) -> Adapter:
 
 def own_adapters() -> Path:
     """The folder of the adapters that the user has made, created 0700."""
-    folder = cache_dir() / "adapters"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return cache_folder("adapters")
 
 
 def own_adapter_path(name: str, signature: Signature) -> Path:

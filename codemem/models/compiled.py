@@ -6,7 +6,7 @@ compute each position by itself, as the functions do: so a verified draft is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from codemem.models.packed import MOST_ROWS
+from codemem.models.recorded import Blend
 from codemem.native.library import STEP, library
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 # Query heads that share a key/value head, at most: what is computed for them at once stays in registers, or near.
 _GROUP = 8
-# What memory layer `number` makes of queries [n, heads, d] before the rotary embedding, of the output [n, heads, d] of
-# attention over local context, and of the logarithm [n, heads] of the sum of the exponentials of its scores, all
-# float32.
-Blend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def compilable(weights: Weights) -> bool:
@@ -59,8 +56,8 @@ class CompiledPass:
         self._mixed = room(weights.heads * d, dtype=torch.bfloat16)
 
     def __call__(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
-        """Read tokens at positions from `start` on; reads: the layers that read memory. Returns the final hidden states
-        [n, size]."""
+        """Read tokens at positions from `start` on; reads: the layers that read memory, from which `blend` gets float32
+        and for which it returns bf16. Returns the final hidden states [n, size]."""
         weights, functions, n = self._weights, self._functions, len(ids)
         x, normed, mixed, gated = (room[:n] for room in (self._x, self._normed, self._mixed, self._gated))
         query, local, mass = (room[:n] for room in (self._query, self._local, self._mass))

@@ -212,11 +212,15 @@ class LlamaDecoder:
 
     def _records(self, count: int) -> bool:
         """Whether so many positions are read by a recorded pass."""
-        return self.weights.recorded and self.model.reading.rows(count) == count <= ROWS
+        return self.weights.recorded and self._few(count, ROWS)
 
     def _compiles(self, count: int) -> bool:
         """The same by a compiled pass."""
-        return self.weights.compiled and self.model.reading.rows(count) == count <= MOST_ROWS
+        return self.weights.compiled and self._few(count, MOST_ROWS)
+
+    def _few(self, count: int, most: int) -> bool:
+        """Whether positions are at most so many, and all of them read memory where it is read."""
+        return self.model.reading.rows(count) == count <= most
 
     def _compiled(self, ids: Sequence[int], last: int) -> Tensor:
         """As `states`, but of all tokens, the last ones of which leave traces."""

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear
 
-from codemem.cache import cache_dir
+from codemem.cache import cache_folder
 from codemem.errors import CodememError
 from codemem.tensor_files import write_tensors
 
@@ -181,10 +181,8 @@ def pack_all(matrices: Sequence[Matrix], kept: Path | None) -> None:
 def packs_path(weights: str) -> Path:
     """Where the packed weights of the model with this hash are kept: how codes are laid out depends on PyTorch and on
     what the processor can do."""
-    folder = cache_dir() / "packed"
-    folder.mkdir(mode=0o700, exist_ok=True)
     layout = f"{torch.__version__}-{platform.machine()}-{torch.backends.cpu.get_cpu_capability()}"
-    return folder / f"{weights[:20]}-{layout.replace(' ', '-')}.safetensors"
+    return cache_folder("packed") / f"{weights[:20]}-{layout.replace(' ', '-')}.safetensors"
 
 
 def _write(file: Path, packs: Sequence[Packed | None]) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Positions of a pass: a token and a draft of seven.
 ROWS = 8
 
-# What memory layer `number` makes of queries [ROWS, heads, d] before the rotary embedding, of the output [ROWS, heads,
-# d] of attention over local context, and of the logarithm [ROWS, heads] of the sum of the exponentials of its scores.
+# What memory layer `number` makes of queries [n, heads, d] before the rotary embedding, of the output [n, heads, d] of
+# attention over local context, and of the logarithm [n, heads] of the sum of the exponentials of its scores.
 Blend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 

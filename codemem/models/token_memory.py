@@ -104,8 +104,7 @@ class TokenMemory:
         self.reading.seconds += time.perf_counter() - start
         log_probs, weights = self.mixture.compiled(logits, similarity, tokens)
         self.bank.note(rows, weights)
-        if self.reading.token_trace is not None:
-            self.reading.token_trace += ((rows[i : i + 1], weights[i : i + 1]) for i in range(len(rows)))
+        self._trace(rows, weights, range(len(rows)))
         return log_probs
 
     def _mixed(
@@ -123,8 +122,12 @@ class TokenMemory:
         weight, shares = self.mixture(describe(similarity, tokens, log_probs), similarity, tokens >= 0)
         weights = weight.unsqueeze(-1) * shares
         self.bank.note(rows[wanted], weights[wanted])
+        self._trace(rows, weights, traced, batch)
+        return mix(log_probs, weight, shares, tokens)
+
+    def _trace(self, rows: Tensor, weights: Tensor, places: Sequence[int], batch: int = 1) -> None:
+        """Note what some of a text's positions read. rows, weights: [batch * positions, k]."""
         if self.reading.token_trace is not None:
             step = len(rows) // batch
-            for place in traced:
+            for place in places:
                 self.reading.token_trace.append((rows[place::step], weights[place::step].detach()))
-        return mix(log_probs, weight, shares, tokens)

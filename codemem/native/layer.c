@@ -5,6 +5,8 @@
    Numbers are float32 in between. `library.py` compiles this where it runs, for one shape of heads: D is the size of a
    head, a multiple of 32, and GROUP the number of query heads that share a key/value head. */
 
+#include <stdlib.h>
+
 #include "vectors.h"
 
 enum { PARTS = D / WIDE };

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from codemem.cache import cache_dir
+from codemem.cache import cache_folder
 
 _FOLDER = Path(__file__).parent
 _OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-Wno-psabi")
@@ -76,9 +76,8 @@ def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> P
     source = _FOLDER / f"{name}.c"
     texts = (file.read_bytes() for file in (source, _FOLDER / "vectors.h"))
     made_of = b"".join((*texts, " ".join((*options, *libraries, platform.machine())).encode()))
-    file = cache_dir() / "native" / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
     try:
-        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file = cache_folder("native") / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
         if not file.exists() and not _compiled(source, options, libraries, file):
             return None
         # While one of its functions runs, no other thread of Python does: they take microseconds, and to ask for

@@ -35,9 +35,9 @@ void rank(const float *query, long n, long k, long size, const int8_t *codes, co
 #pragma omp parallel for
     for (long at = 0; at < n * k; at++) {
         const float *asked = query + at / k * size;
-        const int8_t *code = codes + rows[at] * size;
         similarities[at] = -1.0f;
         if (rows[at] < 0) continue;
+        const int8_t *code = codes + rows[at] * size;
         Floats product = all(0.0f), squares = all(0.0f);
         for (long i = 0; i < size; i += WIDE) {
             Bytes bytes;
