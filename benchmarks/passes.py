@@ -17,6 +17,7 @@ from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.models.llama import LlamaDecoder
 from codemem.models.memory_layer import Reading
+from codemem.models.packed import pack
 from codemem.models.pretrained import load_memorizing
 from codemem.models.recorded import ROWS
 from indexer.packages import documents, package
@@ -49,6 +50,9 @@ def passes(engine: Engine, ids: list[int], count: int, way: str) -> dict[str, li
     model, decoder = engine.model, engine.model.decoder()
     assert isinstance(decoder, LlamaDecoder), "there is no forward pass of our own for this model"
     decoder.weights.recorded, decoder.weights.compiled = way == "recorded", way == "compiled"
+    if way == "by PyTorch":
+        for matrix in decoder.weights.matrices:
+            matrix.packed = pack([layer.weight for layer in matrix.layers], tiled=False)
     found = {}
     for name, (attention, tokens) in READS.items():
         with model.reads(attention=attention, tokens=tokens, traced=True) as reading:

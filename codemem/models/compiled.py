@@ -1,35 +1,36 @@
-"""A pass over a few positions on the CPU, with a function of C for all that a layer does between two matrix products.
+"""A pass over a few positions on the CPU by functions of C: one call for all layers from one memory layer to the next.
 
-Hidden states stay in float32 from the first layer to the last. The products are PyTorch's, of packed weights, and
-compute each position by itself, as the functions do: so a verified draft is what would have been generated.
+Hidden states stay in float32 from the first layer to the last. Each position is computed by itself: so a verified draft
+is what would have been generated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from ctypes import byref, sizeof
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codemem.models.packed import MOST_ROWS
+from codemem.models.packed import GROUP, MOST_ROWS
 from codemem.models.recorded import Blend
-from codemem.native.library import STEP, library
+from codemem.native.library import STEP, LayerRecord, PassRecord, library
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
 
 # Query heads that share a key/value head, at most: what is computed for them at once stays in registers, or near.
-_GROUP = 8
+_MOST_HEADS = 8
 
 
 def compilable(weights: Weights) -> bool:
     """Whether a `CompiledPass` can be made of these weights here."""
-    layer, group = weights.layers[0], weights.heads // weights.kv_heads
-    sizes = weights.d // 2, weights.embedding.shape[1], layer.down.layers[0].weight.shape[1]
-    fits = group <= _GROUP and all(size % STEP == 0 for size in sizes)
-    return weights.packed and fits and library("layer", D=weights.d, GROUP=group) is not None
+    group = weights.heads // weights.kv_heads
+    fits = weights.d % (2 * STEP) == 0 and group <= _MOST_HEADS
+    tiled = all(matrix.packed is not None and matrix.packed.tiled for matrix in weights.matrices)
+    return fits and tiled and library("layer", D=weights.d, GROUP=group) is not None
 
 
 class CompiledPass:
@@ -40,61 +41,49 @@ class CompiledPass:
     """
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
-        d, size = weights.d, weights.embedding.shape[1]
-        self._weights, self._functions = weights, library("layer", D=d, GROUP=weights.heads // weights.kv_heads)
-        self._held = keys, values
-        self._caches = [heads.data_ptr() for heads in keys], [heads.data_ptr() for heads in values]
-        self._stride = keys.stride(1)
-        self._turns = [turn.float().contiguous() for turn in turns]
+        d, size, heads = weights.d, weights.embedding.shape[1], weights.heads
+        self._weights, self._functions = weights, library("layer", D=d, GROUP=heads // weights.kv_heads)
+        cos, sin = (turn.float().contiguous() for turn in turns)
+        self._layers = (LayerRecord * len(weights.layers))()
+        for record, layer, *cache in zip(self._layers, weights.layers, keys, values, strict=True):
+            record.norm, record.mlp_norm = layer.norm.weight.data_ptr(), layer.mlp_norm.weight.data_ptr()
+            record.query_norm, record.key_norm = (
+                norm and norm.weight.data_ptr() for norm in (layer.query_norm, layer.key_norm)
+            )
+            record.qkv, record.output, record.gate_up, record.down = (matrix.record for matrix in layer.matrices)
+            record.keys, record.values = (part.data_ptr() for part in cache)
+        first = self._layers[0]
+        matrices = first.qkv, first.output, first.gate_up, first.down
+        inputs, outputs = (max(getattr(each, side) for each in matrices) for side in ("inputs", "outputs"))
 
         def room(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(MOST_ROWS, *sizes, dtype=dtype)
 
-        self._x, self._normed = room(size), room(size, dtype=torch.bfloat16)
-        self._gated = room(weights.layers[0].down.layers[0].weight.shape[1], dtype=torch.bfloat16)
-        self._query, self._local, self._mass = (room(weights.heads, *rest) for rest in ((d,), (d,), ()))
-        self._mixed = room(weights.heads * d, dtype=torch.bfloat16)
+        self._x, self._query, self._local, self._mass = room(size), room(heads, d), room(heads, d), room(heads)
+        numbers, steps = room(inputs, dtype=torch.int8), room(inputs // GROUP, 2)
+        self._held = keys, values, cos, sin, room(inputs), room(outputs), numbers, steps
+        rooms = cos, sin, self._x, self._query, self._local, self._mass, *self._held[4:]
+        sizes = 0, 0, size, weights.kv_heads, keys.stride(1)
+        self._pass = PassRecord(*sizes, weights.epsilon, d**-0.5, *(each.data_ptr() for each in rooms))
 
     def __call__(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
-        """Read tokens at positions from `start` on; reads: the layers that read memory, from which `blend` gets float32
-        and for which it returns bf16. Returns the final hidden states [n, size]."""
-        weights, functions, n = self._weights, self._functions, len(ids)
-        x, normed, mixed, gated = (room[:n] for room in (self._x, self._normed, self._mixed, self._gated))
-        query, local, mass = (room[:n] for room in (self._query, self._local, self._mass))
-        rooms = [room.data_ptr() for room in (query, local, mass, mixed)]
-        cos, sin = (turn.data_ptr() for turn in self._turns)
-        x.copy_(embedding(torch.tensor(ids), weights.embedding))
+        """Read tokens at positions from `start` on; reads: the layers that read memory, for which `blend` gets and
+        returns float32. Returns the final hidden states [n, size] in bf16."""
+        weights, functions, n, record = self._weights, self._functions, len(ids), self._pass
+        record.n, record.start = n, start
+        self._x[:n] = embedding(torch.tensor(ids), weights.embedding)
+        query, local, mass = self._query[:n], self._local[:n], self._mass[:n]
+        done = 0
+        for number in sorted(reads):
+            functions.layers(self._from(done), number - done, byref(record))
+            functions.begin(self._from(number), byref(record))
+            mixed = blend(number, query, local, mass).contiguous()  # held while it is read
+            functions.finish(self._from(number), byref(record), mixed.data_ptr())
+            done = number + 1
+        functions.layers(self._from(done), len(self._layers) - done, byref(record))
+        states = torch.empty(n, record.size, dtype=torch.bfloat16)
+        functions.norm(byref(record), weights.norm.weight.data_ptr(), states.data_ptr())
+        return states
 
-        def add_and_norm(more: Tensor | None, norm: Tensor) -> None:
-            added = None if more is None else more.data_ptr()
-            functions.add_and_norm(
-                x.data_ptr(), added, n, x.shape[1], norm.data_ptr(), weights.epsilon, normed.data_ptr()
-            )
-
-        down: Tensor | None = None
-        for number, (layer, keys, values) in enumerate(zip(weights.layers, *self._caches, strict=True)):
-            add_and_norm(down, layer.norm.weight)
-            head_norms = (norm and norm.weight.data_ptr() for norm in (layer.query_norm, layer.key_norm))
-            qkv = layer.qkv(normed)  # held while it is read
-            functions.attend(
-                qkv.data_ptr(),
-                n,
-                weights.kv_heads,
-                *head_norms,
-                weights.epsilon,
-                weights.d**-0.5,
-                cos,
-                sin,
-                start,
-                keys,
-                values,
-                self._stride,
-                *rooms,
-            )
-            attended = blend(number, query, local, mass).view(n, -1) if number in reads else mixed
-            add_and_norm(layer.output(attended), layer.mlp_norm.weight)
-            gate_up = layer.gate_up(normed)
-            functions.gated(gate_up.data_ptr(), n, gated.shape[1], gated.data_ptr())
-            down = layer.down(gated)
-        add_and_norm(down, weights.norm.weight)
-        return normed.clone()
+    def _from(self, layer: int) -> object:
+        return byref(self._layers, layer * sizeof(LayerRecord))

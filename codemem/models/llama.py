@@ -205,7 +205,7 @@ class LlamaDecoder:
             states = self.states(ids, last)
         if reading.states is not None:
             reading.states.append((states if wanted is None else states[wanted]).unsqueeze(0))
-        logits = self.weights.output(states).float()
+        logits = self.weights.output.float32(states)
         if reading.tokens:
             logits = self.model.token_memory.mixed(states, logits, wanted)
         return logits if wanted is None else logits[wanted]
@@ -234,7 +234,7 @@ class LlamaDecoder:
             layer, scaling = layers[number], self.weights.d**-0.5
             mixed = layer.blend_focus(query, local, mass, scaling, last)
             if mixed is None:
-                mixed = layer.blend(query, local, mass, scaling, count, last).to(self.weights.head.dtype)
+                mixed = layer.blend(query, local, mass, scaling, count, last)
             return mixed
 
         states = self._pass(ids, start, layers if reading.searches(self.model.bank) else (), blend)

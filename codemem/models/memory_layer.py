@@ -131,14 +131,14 @@ class ReadingLayer:
         return torch.cat((local[:first], mixed.to(local.dtype))) if first else mixed.to(local.dtype)
 
     def blend_focus(self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, traced: int) -> Tensor | None:
-        """As `blend` of positions that all read memory, by a compiled function, in bf16; None where it is not for what
-        is read. query, local, mass: float32."""
+        """As `blend` of positions that all read memory, by a compiled function; None where it is not for what is
+        read. query, local, mass, and what is returned: float32."""
         focus, site, gate = self.reading.focus, self.site, self.gate
         if focus is None or gate.kind != "joint" or (held := focus.held(site.layer)) is None:
             return None
         keys, pairs = held
         n, k = len(query), min(self.reading.k, len(focus))
-        mixed = torch.empty_like(local, dtype=torch.bfloat16)
+        mixed = torch.empty_like(local)
         found = torch.empty(site.heads, n, k, dtype=torch.int64)
         weights = torch.empty(site.heads, n, k, dtype=torch.float32)
         start = time.perf_counter()

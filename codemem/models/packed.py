@@ -11,7 +11,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ctypes import byref
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +25,7 @@ from torch.nn.functional import linear
 
 from codemem.cache import cache_folder
 from codemem.errors import CodememError
+from codemem.native.library import MatrixRecord, library
 from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale
@@ -34,54 +37,77 @@ TOLERANCE = 0.15
 # With more rows than this, 16-bit matrices take less time.
 MOST_ROWS = 16
 _ROWS = 8_192  # of a matrix that are looked at together
-_FORMAT = 2  # of packed weights in files; raised whenever the same weights are packed otherwise than before
-
-
-class Half(NamedTuple):
-    """4 bits of each number. codes: as PyTorch's kernel wants them, uint8; scales: [inputs / GROUP, outputs, 2], scale
-    and offset, bf16. A number is (code - 8) * scale + offset."""
-
-    codes: Tensor
-    scales: Tensor
+_OUTPUTS = 16  # in a tile, see matrix.h
+_TENSORS = ("codes", "scales")
+_FORMAT = 3  # of packed weights in files; raised whenever the same weights are packed otherwise than before
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The sum of its halves: one for numbers of 4 bits, two for numbers of 8."""
+    """A matrix [outputs, inputs], the sum of its halves: one for numbers of 4 bits, two for numbers of 8. A number is
+    its code times a scale and an offset. codes: uint8; scales: scale and offset, bf16; tiled: whether they are laid out
+    as the functions of C want them, see matrix.h, or as PyTorch's kernel does."""
 
-    halves: tuple[Half, ...]
+    codes: Tensor
+    scales: Tensor
+    tiled: bool
+
+    @property
+    def halves(self) -> int:
+        return len(self.codes)
+
+    @property
+    def record(self) -> MatrixRecord:
+        """Of tiled ones, without a bias."""
+        _, tiles, groups, *_ = self.codes.shape
+        pointers = self.codes.data_ptr(), self.scales.data_ptr(), None
+        return MatrixRecord(*pointers, groups * GROUP, tiles * _OUTPUTS, self.halves)
 
     def multiply(self, x: Tensor) -> Tensor:
-        """[n, inputs] bf16 -> [n, outputs] bf16. A row's result does not depend on the other rows, bit by bit."""
-        result = _multiplied(x, self.halves[0])
-        for half in self.halves[1:]:
-            result = result + _multiplied(x, half)
-        return result
+        """[n, inputs] bf16 -> [n, outputs], bf16 or float32. A row's result does not depend on the other rows, bit by
+        bit."""
+        if not self.tiled:
+            products = (_multiplied(x, *half) for half in zip(self.codes, self.scales, strict=True))
+            return reduce(torch.add, products)
+        record, x = self.record, x.contiguous()
+        out = torch.empty(len(x), record.outputs, dtype=torch.float32)
+        library("matrix").multiply(x.data_ptr(), len(x), byref(record), out.data_ptr())
+        return out
 
 
-def _multiplied(x: Tensor, half: Half) -> Tensor:
-    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, half.codes, GROUP, half.scales)
+def _multiplied(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, codes, GROUP, scales)
     return product
 
 
-def pack(weights: Sequence[Tensor]) -> Packed | None:
-    """The matrices [outputs, inputs] of the same inputs, one below the other; None where they are not bf16, or this
-    PyTorch or processor has no kernel for their shape."""
+def tiles() -> bool:
+    """Whether matrices are multiplied by a function of C here."""
+    return library("matrix") is not None
+
+
+def pack(weights: Sequence[Tensor], tiled: bool) -> Packed | None:
+    """The matrices [outputs, inputs] of the same inputs, one below the other, for the functions of C or for PyTorch;
+    None where they are not bf16, or PyTorch has no kernel for them here."""
     if any(w.dtype != torch.bfloat16 or w.device.type != "cpu" or w.shape[1] % GROUP for w in weights):
         return None
-    if sum(len(w) for w in weights) % 16 or not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
+    if sum(len(w) for w in weights) % _OUTPUTS:
+        return None
+    if not tiled and not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         return None
     split = _split(weights, _of_4_bits) or _split(weights, _in_8_bits)
     assert split is not None, "everything can be rounded"
+    layout = _tiles if tiled else _for_pytorch
     try:
-        packed = Packed(tuple(_half(parts) for parts in zip(*split, strict=True)))
+        halves = [layout(*(torch.cat(part) for part in zip(*parts, strict=True))) for parts in zip(*split, strict=True)]
+        packed = Packed(*(torch.stack(part) for part in zip(*halves, strict=True)), tiled)
         packed.multiply(torch.zeros(1, weights[0].shape[1], dtype=torch.bfloat16))
     except (RuntimeError, NotImplementedError):
         return None
     return packed
 
 
-# Codes [outputs, groups, GROUP] uint8, 0 to LEVELS, scales and offsets [outputs, groups, 1] of each half.
+# Codes [outputs, groups, GROUP] uint8, 0 to LEVELS, scales and offsets [outputs, groups, 1] of each half: a number is
+# code * scale + offset.
 _Halves = tuple[tuple[Tensor, Tensor, Tensor], ...]
 
 
@@ -104,7 +130,7 @@ def _of_4_bits(weight: Tensor) -> _Halves | None:
         step = torch.where(wrong, ((high - low) / steps).clamp(min=1e-12), step)
         wrong = _off(groups, low, step) > TOLERANCE
         if not wrong.any():
-            return ((((groups - low) / step).round().to(torch.uint8), step, low + 8 * step),)
+            return ((((groups - low) / step).round().to(torch.uint8), step, low),)
     return None
 
 
@@ -123,7 +149,7 @@ def _in_8_bits(weight: Tensor) -> _Halves:
     better = less < lost
     codes = (torch.where(better, others, levels) + 128).to(torch.uint8)
     step = torch.where(better, other, step)
-    return (codes >> 4, 16 * step, torch.zeros_like(step)), (codes & LEVELS, step, 8 * step)
+    return (codes >> 4, 16 * step, -128 * step), (codes & LEVELS, step, torch.zeros_like(step))
 
 
 def _rounded(groups: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,11 +162,19 @@ def _rounded(groups: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return levels, step, ((levels * step - groups) ** 2).sum(-1, keepdim=True)
 
 
-def _half(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Half:
-    codes = torch.cat([codes.to(torch.int32).flatten(1) for codes, _, _ in parts])
-    scales = torch.cat([torch.cat((scale, offset), dim=-1) for _, scale, offset in parts])
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2)
-    return Half(packed, scales.transpose(0, 1).contiguous().to(torch.bfloat16))
+def _tiles(codes: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """A half as matrix.h has it: [tiles, groups, GROUP / 8, OUTPUTS, 4] and [tiles, groups, 2, OUTPUTS]."""
+    outputs, groups, _ = codes.shape
+    split = codes.view(-1, _OUTPUTS, groups, 2, GROUP // 8, 4).permute(3, 0, 2, 4, 1, 5)
+    scales = torch.cat((scale, offset), dim=-1).view(-1, _OUTPUTS, groups, 2).permute(0, 2, 3, 1)
+    return split[0] | split[1] << 4, scales.to(torch.bfloat16).contiguous()
+
+
+def _for_pytorch(codes: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """A half as PyTorch's kernel wants it, whose offset is that of the code 8; scales: [groups, outputs, 2]."""
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32).flatten(1), 2)
+    scales = torch.cat((scale, offset + 8 * scale), dim=-1).transpose(0, 1)
+    return packed, scales.to(torch.bfloat16).contiguous()
 
 
 class Linear(NamedTuple):
@@ -157,21 +191,40 @@ class Matrix:
         self.layers = layers
         self.packed: Packed | None = None
         some = any(layer.bias is not None for layer in layers)
-        self._bias = torch.cat([_bias(layer) for layer in layers]) if some else None
+        self.bias = torch.cat([_bias(layer) for layer in layers]) if some else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None and len(x) <= MOST_ROWS:
-            y = self.packed.multiply(x)
-            return y if self._bias is None else y + self._bias
+        return self._few(x).to(x.dtype) if self._packs(x) else self._many(x)
+
+    def float32(self, x: Tensor) -> Tensor:
+        """The same, in float32 where it is computed in it."""
+        return (self._few(x) if self._packs(x) else self._many(x)).float()
+
+    def _packs(self, x: Tensor) -> bool:
+        return self.packed is not None and len(x) <= MOST_ROWS
+
+    def _few(self, x: Tensor) -> Tensor:
+        assert self.packed is not None
+        y = self.packed.multiply(x)
+        return y if self.bias is None else y + self.bias
+
+    def _many(self, x: Tensor) -> Tensor:
         parts = [linear(x, layer.weight, layer.bias) for layer in self.layers]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
+    @property
+    def record(self) -> MatrixRecord:
+        """Of one whose packed weights are tiled."""
+        assert self.packed is not None
+        record = self.packed.record
+        record.bias = None if self.bias is None else self.bias.data_ptr()
+        return record
 
 def pack_all(matrices: Sequence[Matrix], kept: Path | None) -> None:
     """Pack the matrices that can be: with what the file `kept` has of them, which is written where it is not there."""
     packs = None if kept is None else _read(kept, len(matrices))
     if packs is None:
-        packs = [pack([layer.weight for layer in matrix.layers]) for matrix in matrices]
+        packs = [pack([layer.weight for layer in matrix.layers], tiles()) for matrix in matrices]
         if kept is not None:
             _write(kept, packs)
     for matrix, packed in zip(matrices, packs, strict=True):
@@ -185,29 +238,34 @@ def packs_path(weights: str) -> Path:
     return cache_folder("packed") / f"{weights[:20]}-{layout.replace(' ', '-')}.safetensors"
 
 
+def _marked(packs: int) -> dict[str, str]:
+    """What the file of so many says of itself."""
+    return {"packed": f"{_FORMAT}: {packs}, {'tiles' if tiles() else 'for PyTorch'}"}
+
+
 def _write(file: Path, packs: Sequence[Packed | None]) -> None:
     tensors = {
-        f"{number}.{part}.{name}": tensor
+        f"{number}.{name}": getattr(packed, name)
         for number, packed in enumerate(packs)
-        for part, half in enumerate(packed.halves if packed else ())
-        for name, tensor in half._asdict().items()
+        for name in _TENSORS
+        if packed is not None
     }
     with suppress(CodememError):  # then the next process packs them again
-        write_tensors(file, tensors, {"packed": f"{_FORMAT}: {len(packs)}"})
+        write_tensors(file, tensors, _marked(len(packs)))
 
 
 def _read(file: Path, count: int) -> list[Packed | None] | None:
     """What `_write` wrote of so many matrices, mapped from the file; None where there is none that can be read."""
+    tiled = tiles()
     try:
         with safe_open(file, framework="pt") as opened:
             names = set(opened.keys())
-            if (opened.metadata() or {}).get("packed") != f"{_FORMAT}: {count}":
+            if (opened.metadata() or {}) != _marked(count):
                 return None
 
             def read(number: int) -> Packed | None:
-                parts = [f"{number}.{part}" for part in range(2) if f"{number}.{part}.codes" in names]
-                halves = (Half(*(opened.get_tensor(f"{part}.{name}") for name in Half._fields)) for part in parts)
-                return Packed(tuple(halves)) if parts else None
+                wanted = [f"{number}.{name}" for name in _TENSORS]
+                return Packed(*map(opened.get_tensor, wanted), tiled) if names.issuperset(wanted) else None
 
             return [read(number) for number in range(count)]
     except (OSError, SafetensorError):

@@ -1,5 +1,5 @@
-/* What a layer does between its matrix products for a few positions, and the search of a focus: each in one call, where
-   PyTorch needs ten or thirty, whose starts take longer than their arithmetic.
+/* The layers of a Llama-shaped decoder for a few positions, and the search of a focus: each in one call, where PyTorch
+   needs ten or thirty, whose starts take longer than their arithmetic.
 
    Nothing here depends on how many positions are computed together: each is computed by itself, in the same order.
    Numbers are float32 in between. `library.py` compiles this where it runs, for one shape of heads: D is the size of a
@@ -7,34 +7,58 @@
 
 #include <stdlib.h>
 
-#include "vectors.h"
+#include "matrix.h"
 
 enum { PARTS = D / WIDE };
 
+/* norm, mlp_norm: [size]; query_norm, key_norm: [D], or NULL; keys, values: the cache, [kv_heads, ., D], with room behind
+   the last position to the next multiple of WIDE. */
+typedef struct {
+    const uint16_t *norm, *query_norm, *key_norm, *mlp_norm;
+    Matrix qkv, output, gate_up, down;
+    uint16_t *keys, *values;
+} Layer;
+
+/* What n positions from `start` on compute with. cos, sin: [., D] of all positions, the first half of the sines negated;
+   stride: numbers between two heads of the cache.
+
+   x: [n, size], the hidden states; placeless: [n, heads, D], queries before they are turned; local: [n, heads, D], what
+   is attended to; mass: [n, heads], the logarithm of the sum of the exponentials of the scores. rows, wide, room: room
+   for n times the most inputs, and outputs, of a layer's matrices, and for n rows in 8 bits. */
+typedef struct {
+    long n, start, size, kv_heads, stride;
+    float epsilon, scaling;
+    const float *cos, *sin;
+    float *x, *placeless, *local, *mass, *rows, *wide;
+    Rounded room;
+} Pass;
+
 /* RMS norm (Zhang and Sennrich, 2019) of one row. */
-INLINE void normalised(const float *x, long size, const uint16_t *weight, float epsilon, uint16_t *out) {
+INLINE void normalised(const float *x, long size, const uint16_t *weight, float epsilon, float *out) {
     Floats squares = all(0.0f);
     for (long i = 0; i < size; i += WIDE) squares += load(x + i) * load(x + i);
     Floats scale = all(1.0f / sqrtf(sum(squares) / size + epsilon));
-    for (long i = 0; i < size; i += WIDE) narrow(out + i, load(x + i) * scale * widen(weight + i));
+    for (long i = 0; i < size; i += WIDE) store(out + i, load(x + i) * scale * widen(weight + i));
 }
 
-/* x [n, size] grows by `more` [n, size], if that is not NULL; its norm goes to out [n, size]. */
-void add_and_norm(float *x, const uint16_t *more, long n, long size, const uint16_t *weight, float epsilon,
-                  uint16_t *out) {
-    for (long r = 0; r < n; r++, x += size, out += size) {
-        for (long i = 0; more && i < size; i += WIDE) store(x + i, load(x + i) + widen(more + r * size + i));
-        normalised(x, size, weight, epsilon, out);
+/* The norm of the hidden states, to which `more` [n, size] is added first, if it is not NULL: out [n, size]. */
+INLINE void add_and_norm(const Pass *pass, const float *more, const uint16_t *weight, float *out) {
+    long size = pass->size;
+    for (long r = 0; r < pass->n; r++) {
+        float *x = pass->x + r * size;
+        for (long i = 0; more && i < size; i += WIDE) store(x + i, load(x + i) + load(more + r * size + i));
+        normalised(x, size, weight, pass->epsilon, out + r * size);
     }
 }
 
 /* silu(gate) * up of gate_up [n, 2, inner]: out [n, inner]. */
-void gated(const uint16_t *gate_up, long n, long inner, uint16_t *out) {
-    for (long r = 0; r < n; r++, gate_up += 2 * inner, out += inner)
-        for (long i = 0; i < inner; i += WIDE) {
-            Floats gate = widen(gate_up + i);
-            narrow(out + i, gate / (1.0f + power(-gate)) * widen(gate_up + inner + i));
-        }
+INLINE void gated(const float *gate_up, long n, long inner, float *out) {
+#pragma omp parallel for
+    for (long i = 0; i < n * inner; i += WIDE) {
+        const float *from = gate_up + i + i / inner * inner;
+        Floats gate = load(from);
+        store(out + i, gate / (1.0f + power(-gate)) * load(from + inner));
+    }
 }
 
 /* A query or key [D] turned by the angles whose cosines and sines [D] are given, the first half of the sines negated. */
@@ -46,12 +70,9 @@ INLINE void turn(const float *x, const float *cos, const float *sin, float *out)
 }
 
 /* What a head's projection [D] is before it is turned. norm: [D], or NULL. */
-INLINE void head_of(const uint16_t *from, const uint16_t *norm, float epsilon, float *out) {
-    uint16_t normed[D];
-    for (long i = 0; i < D; i += WIDE) store(out + i, widen(from + i));
-    if (!norm) return;
-    normalised(out, D, norm, epsilon, normed);
-    for (long i = 0; i < D; i += WIDE) store(out + i, widen(normed + i));
+INLINE void head_of(const float *from, const uint16_t *norm, float epsilon, float *out) {
+    if (norm) normalised(from, D, norm, epsilon, out);
+    else memcpy(out, from, D * sizeof *out);
 }
 
 /* Inner products of a group's queries [GROUP, D] with WIDE keys [WIDE, D]. */
@@ -114,37 +135,66 @@ INLINE void seen(const float *query, const uint16_t *keys, const uint16_t *value
     }
 }
 
-/* Attention of positions from `start` on, what they give to the cache included.
-
-   qkv: [n, heads + 2 * kv_heads, D]; query_norm, key_norm: [D], or NULL; cos, sin: [., D] of all positions; keys, values:
-   the cache, [kv_heads, ., D] with `stride` numbers between two heads, and room behind the last position to the next
-   multiple of WIDE. Leaves what is attended to in out [n, heads, D], in bf16 in mixed [n, heads, D], the mass in mass [n,
-   heads], and the queries before they are turned in placeless [n, heads, D]. */
-void attend(const uint16_t *qkv, long n, long kv_heads, const uint16_t *query_norm, const uint16_t *key_norm,
-            float epsilon, float scaling, const float *cos, const float *sin, long start, uint16_t *keys,
-            uint16_t *values, long stride, float *placeless, float *out, float *mass, uint16_t *mixed) {
-    long heads = GROUP * kv_heads, every = heads + 2 * kv_heads;
+/* What positions attend to, whose queries, keys and values are qkv [n, heads + 2 * kv_heads, D]: leaves `placeless`,
+   `local` and `mass`, and keys and values in the cache. */
+INLINE void attend(const Layer *layer, const Pass *pass, const float *qkv) {
+    long kv_heads = pass->kv_heads, heads = GROUP * kv_heads, every = heads + 2 * kv_heads, n = pass->n;
+    const float *cos = pass->cos + pass->start * D, *sin = pass->sin + pass->start * D;
     for (long r = 0; r < n; r++)
         for (long kv = 0; kv < kv_heads; kv++) {
-            const uint16_t *from = qkv + (r * every + heads + kv) * D;
-            long place = kv * stride + (start + r) * D;
-            float key[D], turned[D];
-            head_of(from, key_norm, epsilon, key);
-            turn(key, cos + (start + r) * D, sin + (start + r) * D, turned);
-            for (long i = 0; i < D; i += WIDE) narrow(keys + place + i, load(turned + i));
-            memcpy(values + place, from + kv_heads * D, D * sizeof *values);
+            const float *key = qkv + (r * every + heads + kv) * D, *value = key + kv_heads * D;
+            long place = kv * pass->stride + (pass->start + r) * D;
+            float own[D], turned[D];
+            head_of(key, layer->key_norm, pass->epsilon, own);
+            turn(own, cos + r * D, sin + r * D, turned);
+            for (long i = 0; i < D; i += WIDE) {
+                narrow(layer->keys + place + i, load(turned + i));
+                narrow(layer->values + place + i, load(value + i));
+            }
         }
 #pragma omp parallel for
     for (long task = 0; task < n * kv_heads; task++) {
-        long r = task / kv_heads, kv = task % kv_heads, head = r * heads + kv * GROUP, length = start + r + 1;
-        float turned[GROUP * D], scores[GROUP * (length + WIDE)];
+        long r = task / kv_heads, kv = task % kv_heads, head = r * heads + kv * GROUP, length = pass->start + r + 1;
+        float turned[GROUP * D], scores[GROUP * (length + WIDE)], *placeless = pass->placeless + head * D;
         for (long g = 0; g < GROUP; g++) {
-            head_of(qkv + (r * every + kv * GROUP + g) * D, query_norm, epsilon, placeless + (head + g) * D);
-            turn(placeless + (head + g) * D, cos + (start + r) * D, sin + (start + r) * D, turned + g * D);
+            head_of(qkv + (r * every + kv * GROUP + g) * D, layer->query_norm, pass->epsilon, placeless + g * D);
+            turn(placeless + g * D, cos + r * D, sin + r * D, turned + g * D);
         }
-        seen(turned, keys + kv * stride, values + kv * stride, length, scaling, scores, out + head * D, mass + head);
-        for (long i = head * D; i < (head + GROUP) * D; i += WIDE) narrow(mixed + i, load(out + i));
+        seen(turned, layer->keys + kv * pass->stride, layer->values + kv * pass->stride, length, pass->scaling, scores,
+             pass->local + head * D, pass->mass + head);
     }
+}
+
+/* A layer until its positions have attended. */
+void begin(const Layer *layer, const Pass *pass) {
+    add_and_norm(pass, NULL, layer->norm, pass->rows);
+    product(pass->rows, pass->n, &layer->qkv, pass->room, pass->wide);
+    attend(layer, pass, pass->wide);
+}
+
+/* A layer from there on: the hidden states grow by it. mixed: [n, heads, D], what was attended to. */
+void finish(const Layer *layer, const Pass *pass, const float *mixed) {
+    long n = pass->n;
+    product(mixed, n, &layer->output, pass->room, pass->wide);
+    add_and_norm(pass, pass->wide, layer->mlp_norm, pass->rows);
+    product(pass->rows, n, &layer->gate_up, pass->room, pass->wide);
+    gated(pass->wide, n, layer->down.inputs, pass->rows);
+    product(pass->rows, n, &layer->down, pass->room, pass->wide);
+    for (long i = 0; i < n * pass->size; i += WIDE) store(pass->x + i, load(pass->x + i) + load(pass->wide + i));
+}
+
+/* All of some layers. */
+void layers(const Layer *layer, long count, const Pass *pass) {
+    for (; count > 0; count--, layer++) {
+        begin(layer, pass);
+        finish(layer, pass, pass->local);
+    }
+}
+
+/* The norm of the hidden states, in bf16: out [n, size]. */
+void norm(const Pass *pass, const uint16_t *weight, uint16_t *out) {
+    add_and_norm(pass, NULL, weight, pass->rows);
+    for (long i = 0; i < pass->n * pass->size; i += WIDE) narrow(out + i, load(pass->rows + i));
 }
 
 /* A key's inner product with a query, and its place among the keys. */
@@ -205,14 +255,14 @@ INLINE void merged(const Found *a, int in_a, const Found *b, int in_b, int k, Fo
 
 /* Attention over local context and a focus of n entries at once, as `attention.MemoryGate` of the kind "joint" has it.
 
-   placeless, local: [positions, heads, D]; mass: [positions, heads], as `attend` left them; cos, sin: [D], of the memory
+   placeless, local: [positions, heads, D]; mass: [positions, heads], as `begin` leaves them; cos, sin: [D], of the memory
    angle; keys: [kv_heads, n, D]; pairs: [kv_heads, n, 2, D], keys and values; rows: [n], those of the memory; k: at most
    n; temperature, bias, discount: [heads]. Leaves mixed [positions, heads, D], and found and weights [heads, positions,
    k]. */
 void read_focus(const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
                 float scaling, const float *cos, const float *sin, const uint16_t *keys, const uint16_t *pairs,
                 const int64_t *rows, long n, long k, const float *temperature, const float *bias, const float *discount,
-                uint16_t *mixed, int64_t *found, float *weights) {
+                float *mixed, int64_t *found, float *weights) {
     long heads = GROUP * kv_heads, tasks = positions * kv_heads, middle = n / 2 / WIDE * WIDE;
     Found *halves = malloc(tasks * 2 * GROUP * k * sizeof *halves);
     int held[tasks * 2];
@@ -246,7 +296,7 @@ void read_focus(const float *placeless, const float *local, const float *mass, l
                 found[(head * positions + r) * k + i] = rows[best[i].place];
                 for (long c = 0; c < PARTS; c++) sum[c] += weight[i] * widen(value + c * WIDE);
             }
-            for (long c = 0; c < PARTS; c++) narrow(mixed + at + c * WIDE, sum[c]);
+            for (long c = 0; c < PARTS; c++) store(mixed + at + c * WIDE, sum[c]);
         }
     free(halves);
 }

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ctypes import PyDLL, c_float, c_long, c_void_p
+from ctypes import PyDLL, Structure, c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ _FEATURES = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
+_VNNI = ("-mavx512vnni",)
 # Functions are for sizes that are multiples of this.
 STEP = 16
 _SECONDS = 60  # for which a compiler may take
@@ -39,10 +40,14 @@ _SECONDS = 60  # for which a compiler may take
 _P, _N, _F = c_void_p, c_long, c_float
 _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "layer": {
-        "add_and_norm": (_P, _P, _N, _N, _P, _F, _P),
-        "gated": (_P, _N, _N, _P),
-        "attend": (_P, _N, _N, _P, _P, _F, _F, _P, _P, _N, _P, _P, _N, _P, _P, _P, _P),
+        "begin": (_P, _P),
+        "finish": (_P, _P, _P),
+        "layers": (_P, _N, _P),
+        "norm": (_P, _P, _P),
         "read_focus": (_P, _P, _P, _N, _N, _F, _P, _P, _P, _P, _P, _N, _N, _P, _P, _P, _P, _P, _P),
+    },
+    "matrix": {
+        "multiply": (_P, _N, _P, _P),
     },
     "states": {
         "queries": (_P, _N, _N, _P, _P, _P),
@@ -52,6 +57,43 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "mix": (_P, _N, _N, _P, _P, _N, _P, _P, _P, _P, _P, _P, _P, _P),
     },
 }
+
+
+class MatrixRecord(Structure):
+    """`Matrix` of matrix.h."""
+
+    _fields_ = (
+        ("codes", _P),
+        ("scales", _P),
+        ("bias", _P),
+        ("inputs", _N),
+        ("outputs", _N),
+        ("halves", _N),
+    )
+
+
+class LayerRecord(Structure):
+    """`Layer` of layer.c."""
+
+    _fields_ = (
+        *((norm, _P) for norm in ("norm", "query_norm", "key_norm", "mlp_norm")),
+        *((matrix, MatrixRecord) for matrix in ("qkv", "output", "gate_up", "down")),
+        ("keys", _P),
+        ("values", _P),
+    )
+
+
+class PassRecord(Structure):
+    """`Pass` of layer.c."""
+
+    _fields_ = (
+        *((size, _N) for size in ("n", "start", "size", "kv_heads", "stride")),
+        ("epsilon", _F),
+        ("scaling", _F),
+        *((room, _P) for room in ("cos", "sin", "x", "placeless", "local", "mass", "rows", "wide")),
+        ("numbers", _P),
+        ("steps", _P),
+    )
 
 
 @cache
@@ -71,10 +113,11 @@ def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> P
     """A source, compiled if it is not yet; None where that or to load it fails."""
     capability = torch.backends.cpu.get_cpu_capability()
     defined = (f"-D{constant}={value}" for constant, value in constants.items())
-    options = [*_OPTIONS, *_FEATURES.get(capability, ()), *defined, *(["-fopenmp"] if openmp else [])]
+    features = [*_FEATURES.get(capability, ()), *(_VNNI if capability == "AVX512" and _multiplies_bytes() else ())]
+    options = [*_OPTIONS, *features, *defined, *(["-fopenmp"] if openmp else [])]
     libraries = ["-lm", *([str(openmp)] if openmp else [])]
     source = _FOLDER / f"{name}.c"
-    texts = (file.read_bytes() for file in (source, _FOLDER / "vectors.h"))
+    texts = (file.read_bytes() for file in (source, *sorted(_FOLDER.glob("*.h"))))
     made_of = b"".join((*texts, " ".join((*options, *libraries, platform.machine())).encode()))
     try:
         file = cache_folder("native") / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
@@ -85,6 +128,12 @@ def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> P
         return PyDLL(str(file))
     except OSError:
         return None
+
+
+def _multiplies_bytes() -> bool:
+    """Whether the processor has instructions for products of 8-bit integers, beside AVX512."""
+    asked = getattr(torch.cpu, "_is_vnni_supported", None)
+    return asked is not None and bool(asked())
 
 
 def compiler() -> str | None:
