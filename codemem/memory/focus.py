@@ -8,7 +8,7 @@ among these attention searches, exactly, however large memory is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # So many positions are searched one by one on the CPU, those of a draft, so that none changes what is found for
 # another; on a GPU they are always as many.
 _ONE_BY_ONE = 64
+_KEYS = 16  # in a tile, see focus.c
 
 
 class Focus:
@@ -29,14 +30,11 @@ class Focus:
 
     def __init__(self, memory: Memory, rows: Tensor, windows: frozenset[tuple[str, int]] = frozenset()) -> None:
         self.rows, self.windows = rows.to(memory.device), windows
-        self._keys: dict[int, Tensor] = {}  # [kv_heads, n, d]
-        self._heads: dict[int, Tensor] = {}  # where those of each head begin in the next
-        self._pairs: dict[int, Tensor] = {}  # keys and values, of all heads one below the other: [kv_heads * n, 2, d]
+        self._pairs: dict[int, Tensor] = {}  # keys and values [kv_heads, n, 2, d]
+        self._keys: dict[int, Tensor] = {}  # the keys alone [kv_heads, n, d], where PyTorch searches them
+        self._packed: dict[int, tuple[Tensor, Tensor]] = {}  # or in 7 bits, where a function of C does
         for layer, (kv_heads, _) in memory.shapes.items():
-            keys, values = memory.read(layer, self.rows.expand(kv_heads, -1))
-            self._keys[layer] = keys.contiguous()
-            self._heads[layer] = torch.arange(kv_heads, device=keys.device).view(-1, 1, 1, 1) * len(self.rows)
-            self._pairs[layer] = torch.stack((keys, values), dim=2).flatten(0, 1)
+            self._pairs[layer] = torch.stack(memory.read(layer, self.rows.expand(kv_heads, -1)), dim=2)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,10 +44,20 @@ class Focus:
         inside = sum(weight for window, weight in votes.items() if window in self.windows)
         return inside / max(sum(votes.values()), 1e-9)
 
-    def held(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys [kv_heads, n, d] and pairs of keys and values [kv_heads * n, 2, d] where they are bf16 on the CPU."""
-        keys, pairs = self._keys[layer], self._pairs[layer]
-        return (keys, pairs) if keys.dtype == torch.bfloat16 and keys.device.type == "cpu" else None
+    def packed(self, layer: int, functions: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Keys as `pack_keys` of focus.c, one of the functions given, packs them, and pairs of keys and values [kv_heads,
+        n, 2, d], where they are bf16 on the CPU."""
+        pairs = self._pairs[layer]
+        if pairs.dtype != torch.bfloat16 or pairs.device.type != "cpu":
+            return None
+        if layer not in self._packed:
+            kv_heads, n, _, d = pairs.shape
+            tiles = -(-n // _KEYS)
+            codes = torch.zeros(kv_heads, tiles, d // 4, _KEYS, 4, dtype=torch.uint8)
+            steps = torch.zeros(kv_heads, tiles, _KEYS, dtype=torch.float32)
+            functions.pack_keys(pairs.data_ptr(), kv_heads, n, codes.data_ptr(), steps.data_ptr())
+            self._packed[layer] = codes, steps
+        return *self._packed[layer], pairs
 
     def nearest(self, layer: int, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """The k entries with the largest inner products, best first, computed in the dtype of the keys.
@@ -57,8 +65,10 @@ class Focus:
         queries: [kv_heads, m, group, d], the query heads of a group beside each other. Returns keys and values
         [kv_heads, m, group, k, d] and rows of the memory [kv_heads, m, group, k].
         """
-        keys, pairs = self._keys[layer], self._pairs[layer]
-        positions = queries.shape[1]
+        pairs, positions = self._pairs[layer], queries.shape[1]
+        if layer not in self._keys:
+            self._keys[layer] = pairs[:, :, 0].contiguous()
+        keys = self._keys[layer]
         asked, turned = queries.to(keys.device, keys.dtype), keys.transpose(1, 2)
         if positions == 1:
             scores = (asked.squeeze(1) @ turned).unsqueeze(1)
@@ -67,6 +77,7 @@ class Focus:
         else:
             scores = (asked.flatten(1, 2) @ turned).view(*queries.shape[:3], -1)
         best = scores.topk(k, dim=-1).indices
-        found = pairs.index_select(0, (best + self._heads[layer]).flatten()).view(*best.shape, *pairs.shape[1:])
+        heads = torch.arange(len(pairs), device=pairs.device).view(-1, 1, 1, 1) * len(self.rows)
+        found = pairs.flatten(0, 1).index_select(0, (best + heads).flatten()).view(*best.shape, *pairs.shape[2:])
         found = found.to(queries.device)
         return found[..., 0, :], found[..., 1, :], self.rows.to(best.device)[best].to(queries.device)

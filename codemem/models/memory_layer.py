@@ -134,16 +134,16 @@ class ReadingLayer:
         """As `blend` of positions that all read memory, by a compiled function; None where it is not for what is
         read. query, local, mass, and what is returned: float32."""
         focus, site, gate = self.reading.focus, self.site, self.gate
-        if focus is None or gate.kind != "joint" or (held := focus.held(site.layer)) is None:
+        functions = library("focus", D=site.d, GROUP=site.heads // site.kv_heads)
+        if focus is None or gate.kind != "joint" or (held := focus.packed(site.layer, functions)) is None:
             return None
-        keys, pairs = held
         n, k = len(query), min(self.reading.k, len(focus))
         mixed = torch.empty_like(local)
         found = torch.empty(site.heads, n, k, dtype=torch.int64)
         weights = torch.empty(site.heads, n, k, dtype=torch.float32)
         start = time.perf_counter()
-        tensors = (*self._angle, keys, pairs, focus.rows)
-        library("layer", D=site.d, GROUP=site.heads // site.kv_heads).read_focus(
+        tensors = *self._angle, *held, focus.rows
+        functions.read_focus(
             *(tensor.data_ptr() for tensor in (query, local, mass)),
             n,
             site.kv_heads,

@@ -1,15 +1,11 @@
-/* The layers of a Llama-shaped decoder for a few positions, and the search of a focus: each in one call, where PyTorch
-   needs ten or thirty, whose starts take longer than their arithmetic.
+/* The layers of a Llama-shaped decoder for a few positions: one call for all between two that read memory, where PyTorch
+   needs some fifteen for each, whose starts take longer than their arithmetic.
 
    Nothing here depends on how many positions are computed together: each is computed by itself, in the same order.
-   Numbers are float32 in between. `library.py` compiles this where it runs, for one shape of heads: D is the size of a
-   head, a multiple of 32, and GROUP the number of query heads that share a key/value head. */
+   Numbers are float32 in between. */
 
-#include <stdlib.h>
-
+#include "heads.h"
 #include "matrix.h"
-
-enum { PARTS = D / WIDE };
 
 /* norm, mlp_norm: [size]; query_norm, key_norm: [D], or NULL; keys, values: the cache, [kv_heads, ., D], with room behind
    the last position to the next multiple of WIDE. */
@@ -58,14 +54,6 @@ INLINE void gated(const float *gate_up, long n, long inner, float *out) {
         const float *from = gate_up + i + i / inner * inner;
         Floats gate = load(from);
         store(out + i, gate / (1.0f + power(-gate)) * load(from + inner));
-    }
-}
-
-/* A query or key [D] turned by the angles whose cosines and sines [D] are given, the first half of the sines negated. */
-INLINE void turn(const float *x, const float *cos, const float *sin, float *out) {
-    for (long i = 0; i < D; i += WIDE) {
-        long partner = i < D / 2 ? i + D / 2 : i - D / 2;
-        store(out + i, load(x + i) * load(cos + i) + load(x + partner) * load(sin + i));
     }
 }
 
@@ -195,108 +183,4 @@ void layers(const Layer *layer, long count, const Pass *pass) {
 void norm(const Pass *pass, const uint16_t *weight, uint16_t *out) {
     add_and_norm(pass, NULL, weight, pass->rows);
     for (long i = 0; i < pass->n * pass->size; i += WIDE) narrow(out + i, load(pass->rows + i));
-}
-
-/* A key's inner product with a query, and its place among the keys. */
-typedef struct {
-    float score;
-    int32_t place;
-} Found;
-
-/* Of each of a group's queries [GROUP, D] the k keys [., D] from `first` to `end` - 1 with the largest inner products:
-   best [GROUP, k], largest first, and how many there are. */
-INLINE int nearest(const float *query, const uint16_t *keys, long first, long end, int k, Found *best) {
-    Floats found[GROUP];
-    float weakest[GROUP];
-    int held[GROUP] = {0}, worst[GROUP] = {0};
-    uint16_t last[WIDE * D];
-    for (int g = 0; g < GROUP; g++) weakest[g] = -INFINITY;
-    for (; first < end; first += WIDE) {
-        const uint16_t *block = keys + first * D;
-        int count = end - first < WIDE ? end - first : WIDE;
-        if (count < WIDE) { /* behind the last there may be nothing */
-            memset(last, 0, sizeof last);
-            block = memcpy(last, block, count * D * sizeof *last);
-        }
-        products(query, block, found);
-        for (int g = 0; g < GROUP; g++) {
-            Found *own = best + g * k;
-            Ints better = found[g] > all(weakest[g]);
-            int some = held[g] < k;
-            for (int i = 0; i < WIDE; i++) some |= better[i];
-            for (int i = 0; some && i < count; i++) {
-                if (held[g] == k && !(found[g][i] > weakest[g])) continue;
-                own[held[g] < k ? held[g]++ : worst[g]] = (Found){found[g][i], first + i};
-                if (held[g] < k) continue;
-                worst[g] = 0;
-                for (int j = 1; j < k; j++) worst[g] = own[j].score < own[worst[g]].score ? j : worst[g];
-                weakest[g] = own[worst[g]].score;
-            }
-        }
-    }
-    for (int g = 0; g < GROUP; g++) /* by insertion: they are few */
-        for (int i = 1; i < held[g]; i++) {
-            Found *own = best + g * k, now = own[i];
-            int j = i;
-            for (; j > 0 && own[j - 1].score < now.score; j--) own[j] = own[j - 1];
-            own[j] = now;
-        }
-    return held[0];
-}
-
-/* The k best of two lists, largest first, of the first of which all are there. */
-INLINE void merged(const Found *a, int in_a, const Found *b, int in_b, int k, Found *best) {
-    for (int i = 0, j = 0; i + j < k;) {
-        int from_a = j == in_b || (i < in_a && a[i].score >= b[j].score);
-        best[i + j] = from_a ? a[i] : b[j];
-        if (from_a) i++; else j++;
-    }
-}
-
-/* Attention over local context and a focus of n entries at once, as `attention.MemoryGate` of the kind "joint" has it.
-
-   placeless, local: [positions, heads, D]; mass: [positions, heads], as `begin` leaves them; cos, sin: [D], of the memory
-   angle; keys: [kv_heads, n, D]; pairs: [kv_heads, n, 2, D], keys and values; rows: [n], those of the memory; k: at most
-   n; temperature, bias, discount: [heads]. Leaves mixed [positions, heads, D], and found and weights [heads, positions,
-   k]. */
-void read_focus(const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
-                float scaling, const float *cos, const float *sin, const uint16_t *keys, const uint16_t *pairs,
-                const int64_t *rows, long n, long k, const float *temperature, const float *bias, const float *discount,
-                float *mixed, int64_t *found, float *weights) {
-    long heads = GROUP * kv_heads, tasks = positions * kv_heads, middle = n / 2 / WIDE * WIDE;
-    Found *halves = malloc(tasks * 2 * GROUP * k * sizeof *halves);
-    int held[tasks * 2];
-#pragma omp parallel for
-    for (long half = 0; half < tasks * 2; half++) { /* so that threads have as many of them */
-        long task = half / 2, kv = task % kv_heads, at = (task / kv_heads * heads + kv * GROUP) * D;
-        float turned[GROUP * D];
-        for (long g = 0; g < GROUP; g++) turn(placeless + at + g * D, cos, sin, turned + g * D);
-        Found *best = halves + half * GROUP * k;
-        held[half] = nearest(turned, keys + kv * n * D, half % 2 ? middle : 0, half % 2 ? n : middle, k, best);
-    }
-    for (long task = 0; task < tasks; task++)
-        for (long g = 0; g < GROUP; g++) {
-            long r = task / kv_heads, kv = task % kv_heads, head = kv * GROUP + g, at = (r * heads + head) * D;
-            Found best[k], *own = halves + (2 * task * GROUP + g) * k;
-            merged(own, held[2 * task], own + GROUP * k, held[2 * task + 1], k, best);
-            float *weight = weights + (head * positions + r) * k;
-            float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
-            float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), most = here;
-            for (long i = 0; i < k; i++) {
-                weight[i] = temperature[head] * (best[i].score * scaling) + shift;
-                most = weight[i] > most ? weight[i] : most;
-            }
-            float share = expf(here - most), total = share;
-            for (long i = 0; i < k; i++) total += weight[i] = expf(weight[i] - most);
-            Floats sum[PARTS];
-            for (long c = 0; c < PARTS; c++) sum[c] = load(local + at + c * WIDE) * (share / total);
-            for (long i = 0; i < k; i++) {
-                const uint16_t *value = pairs + ((kv * n + best[i].place) * 2 + 1) * D;
-                weight[i] /= total;
-                found[(head * positions + r) * k + i] = rows[best[i].place];
-                for (long c = 0; c < PARTS; c++) sum[c] += weight[i] * widen(value + c * WIDE);
-            }
-            for (long c = 0; c < PARTS; c++) store(mixed + at + c * WIDE, sum[c]);
-        }
-    free(halves);
 }

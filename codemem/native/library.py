@@ -44,7 +44,10 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "finish": (_P, _P, _P),
         "layers": (_P, _N, _P),
         "norm": (_P, _P, _P),
-        "read_focus": (_P, _P, _P, _N, _N, _F, _P, _P, _P, _P, _P, _N, _N, _P, _P, _P, _P, _P, _P),
+    },
+    "focus": {
+        "pack_keys": (_P, _N, _N, _P, _P),
+        "read_focus": (_P, _P, _P, _N, _N, _F, _P, _P, _P, _P, _P, _P, _N, _N, _P, _P, _P, _P, _P, _P),
     },
     "matrix": {
         "multiply": (_P, _N, _P, _P),

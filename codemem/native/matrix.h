@@ -1,11 +1,9 @@
 /* A matrix of 4-bit numbers times a few rows. The rows' numbers are rounded to 8 bits with a scale for every 32, so that
    products are of integers; what a row's result is does not depend on the other rows, bit by bit. */
 
-#include "vectors.h"
+#pragma once
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 enum {
     NUMBERS = 32,                 /* with one scale */
@@ -30,26 +28,6 @@ typedef struct {
     int8_t *numbers;
     float *steps;
 } Rounded;
-
-typedef int8_t Bytes __attribute__((vector_size(WIDE)));
-
-/* Each lane grows by the sum of four products: of its bytes of codes, 0 to 15, and of x, -127 to 127. */
-INLINE Ints dot(Ints sum, Ints codes, const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, sizeof four);
-#if __AVX512VNNI__
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
-#elif __AVX512BW__ /* pairs of products are at most 2 * 15 * 127 */
-    __m512i pairs = _mm512_maddubs_epi16((__m512i)codes, _mm512_set1_epi32(four));
-    return sum + (Ints)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
-#elif __AVX2__
-    __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(four));
-    return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-#else
-    for (int i = 0; i < 4; i++) sum += (codes >> 8 * i & 15) * x[i];
-    return sum;
-#endif
-}
 
 /* sums [rows] of WIDE outputs grow by their products. codes, scales: those of a tile's first group, and of these WIDE of
    its outputs. */
@@ -95,22 +73,21 @@ INLINE void multiplied_by(const int rows, const uint8_t *codes, const uint16_t *
 
 /* A group of a row, NUMBERS numbers, in 8 bits. */
 INLINE void rounded(const float *from, int8_t *numbers, float *steps) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    Floats most = all(0.0f), total = all(0.0f);
+    Floats most = all(0.0f);
+    Ints total = {0};
     for (int i = 0; i < NUMBERS; i += WIDE) {
         Floats x = load(from + i), size = choose(x < 0, -x, x);
         most = choose(size > most, size, most);
     }
     float step = largest(most) / 127, inverse = step > 0 ? 1 / step : 0;
     for (int i = 0; i < NUMBERS; i += WIDE) {
-        Floats shifted = load(from + i) * inverse + magic;
-        total += shifted - magic;
-        Ints whole = (Ints)shifted - (Ints)all(magic);
+        Ints whole = nearest(load(from + i) * inverse);
+        total += whole;
         Bytes bytes = __builtin_convertvector(whole, Bytes);
         memcpy(numbers + i, &bytes, sizeof bytes);
     }
     steps[0] = step;
-    steps[1] = step * sum(total);
+    steps[1] = step * sum(__builtin_convertvector(total, Floats));
 }
 
 /* rows [n, inputs] times a matrix: out [n, outputs]. room: for n rows. */

@@ -3,7 +3,6 @@
 
 #include "vectors.h"
 
-typedef int8_t Bytes __attribute__((vector_size(WIDE)));
 enum { TOGETHER = 8 }; /* positions for which a number of the basis is read once */
 
 /* States [n, size] in bf16, turned by basis [size, size], the centre [size] taken off, and normalised: out [n, size]. */

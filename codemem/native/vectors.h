@@ -1,8 +1,14 @@
 /* Arithmetic on WIDE float32 numbers at a time, in the vectors of GCC and Clang; uint16_t holds bf16. */
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 enum { WIDE = 16 };
@@ -13,6 +19,7 @@ typedef float Floats __attribute__((vector_size(4 * WIDE)));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t Words __attribute__((vector_size(4 * WIDE)));
 typedef uint16_t Halves __attribute__((vector_size(2 * WIDE)));
+typedef int8_t Bytes __attribute__((vector_size(WIDE)));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE Floats all(float x) { return x - (Floats){0}; }
@@ -49,14 +56,49 @@ INLINE float widened(uint16_t half) {
 
 INLINE Floats choose(Ints which, Floats yes, Floats no) { return (Floats)(((Ints)yes & which) | ((Ints)no & ~which)); }
 
+/* The nearest integers of numbers below 2^22. */
+INLINE Ints nearest(Floats x) {
+    const Floats magic = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    return (Ints)(x + magic) - (Ints)magic;
+}
+
+/* A bit for each lane that is not 0. */
+INLINE unsigned lanes_of(Ints x) {
+#if __AVX512DQ__
+    return _mm512_movepi32_mask((__m512i)(x != 0));
+#elif __AVX2__
+    return _mm256_movemask_ps((__m256)(x != 0));
+#else
+    unsigned lanes = 0;
+    for (int i = 0; i < WIDE; i++) lanes |= (unsigned)(x[i] != 0) << i;
+    return lanes;
+#endif
+}
+
+/* Each lane grows by the sum of the products of its four bytes: of codes, 0 to 127, and of x, -127 to 127. */
+INLINE Ints dot(Ints sum, Ints codes, const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+#if __AVX512VNNI__
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
+#elif __AVX512BW__ /* two products together are a number of 16 bits */
+    __m512i pairs = _mm512_maddubs_epi16((__m512i)codes, _mm512_set1_epi32(four));
+    return sum + (Ints)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#elif __AVX2__
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(four));
+    return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    for (int i = 0; i < 4; i++) sum += (codes >> 8 * i & 127) * x[i];
+    return sum;
+#endif
+}
+
 /* exp, 2 units in the last place off at most; 0 below -87. */
 INLINE Floats power(Floats x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     Ints none = x < all(-87.0f);
     Floats t = choose(none, all(0.0f), choose(x > all(88.0f), all(88.0f), x)) * 1.44269504f;
-    Floats rounded = t + magic;
-    Ints whole = (Ints)rounded - (Ints)all(magic);
-    Floats f = t - (rounded - magic);
+    Ints whole = nearest(t);
+    Floats f = t - __builtin_convertvector(whole, Floats);
     Floats p = all(1.5403530e-4f);
     p = p * f + 1.3333558e-3f;
     p = p * f + 9.6181291e-3f;

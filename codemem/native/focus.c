@@ -1,0 +1,208 @@
+/* The search of a focus, and the attention that reads what is found. All keys are compared with a query in 7 bits, and
+   those that may be the best by themselves. Each position is computed by itself. */
+
+#include <stdlib.h>
+
+#include "heads.h"
+
+enum {
+    KEYS = 16,       /* beside each other in a tile */
+    TILE = KEYS * D, /* bytes */
+    AGAIN = 16,      /* more than are wanted are surely compared by themselves */
+};
+
+/* Keys [kv_heads, n, 2, D], each beside its value, in 7 bits: codes [kv_heads, tiles, D / 4, KEYS, 4] and what 64 less
+   than a code is multiplied with, steps [kv_heads, tiles, KEYS]. Both are zero before. */
+void pack_keys(const uint16_t *pairs, long kv_heads, long n, uint8_t *codes, float *steps) {
+    long tiles = (n + KEYS - 1) / KEYS;
+#pragma omp parallel for
+    for (long at = 0; at < kv_heads * n; at++) {
+        long place = at % n, tile = at / n * tiles + place / KEYS;
+        Floats most = all(0.0f);
+        for (long i = 0; i < D; i += WIDE) {
+            Floats x = widen(pairs + at * 2 * D + i), size = choose(x < 0, -x, x);
+            most = choose(size > most, size, most);
+        }
+        float step = largest(most) / 63, inverse = step > 0 ? 1 / step : 0;
+        uint8_t key[D], *own = codes + tile * TILE + place % KEYS * 4;
+        for (long i = 0; i < D; i += WIDE) {
+            Bytes bytes = __builtin_convertvector(nearest(widen(pairs + at * 2 * D + i) * inverse) + 64, Bytes);
+            memcpy(key + i, &bytes, sizeof bytes);
+        }
+        for (long i = 0; i < D; i += 4) memcpy(own + i * KEYS, key + i, 4);
+        steps[tile * KEYS + place % KEYS] = step;
+    }
+}
+
+/* A query [D] in 8 bits; total: 64 times their sum. By what they are multiplied changes no order. */
+INLINE void rounded(const float *from, int8_t *numbers, int32_t *total) {
+    Floats most = all(0.0f);
+    for (long i = 0; i < D; i += WIDE) {
+        Floats x = load(from + i), size = choose(x < 0, -x, x);
+        most = choose(size > most, size, most);
+    }
+    float step = largest(most) / 127, inverse = step > 0 ? 1 / step : 0;
+    *total = 0;
+    for (long i = 0; i < D; i += WIDE) {
+        Bytes bytes = __builtin_convertvector(nearest(load(from + i) * inverse), Bytes);
+        memcpy(numbers + i, &bytes, sizeof bytes);
+        for (int j = 0; j < WIDE; j++) *total += 64 * bytes[j];
+    }
+}
+
+/* A key's inner product with a query, and its place among the keys. */
+typedef struct {
+    float score;
+    int32_t place;
+} Found;
+
+/* Of some found, a heap that begins with the worst: give that up for another. */
+INLINE void exchange(Found *heap, int count, Found now) {
+    int at = 0;
+    for (int child; (child = 2 * at + 1) < count; at = child) {
+        child += child + 1 < count && heap[child + 1].score < heap[child].score;
+        if (!(heap[child].score < now.score)) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = now;
+}
+
+/* Inner products, but for a factor, of `count` queries [count, D] in 8 bits with the keys of tiles `first` to `end` - 1,
+   of n keys: scores [count, tiles * KEYS], and the greatest of those in each of KEYS places of a tile, greatest [count,
+   groups]. */
+INLINE void search(const int8_t *queries, const int32_t *totals, long count, const uint8_t *codes, const float *steps,
+                   long first, long end, long n, long tiles, long groups, float *scores, float *greatest) {
+    Ints lanes;
+    for (int i = 0; i < WIDE; i++) lanes[i] = i;
+    for (long q = 0; q < count; q++)
+        for (long at = 0; at < KEYS; at += WIDE) store(greatest + q * groups + at, all(-INFINITY));
+    for (long tile = first; tile < end; tile++)
+        for (long at = 0; at < KEYS; at += WIDE) {
+            long place = tile * KEYS + at;
+            Ints key[D / 4], there = lanes < (int32_t)(n - place);
+            Floats step = load(steps + place);
+            for (int i = 0; i < D / 4; i++) memcpy(key + i, codes + tile * TILE + (i * KEYS + at) * 4, sizeof *key);
+            for (long q = 0; q < count; q++) {
+                Ints even = {0}, odd = {0};
+                for (int i = 0; i < D / 4; i += 2) {
+                    even = dot(even, key[i], queries + q * D + 4 * i);
+                    odd = dot(odd, key[i + 1], queries + q * D + 4 * i + 4);
+                }
+                Floats score = __builtin_convertvector(even + odd - totals[q], Floats) * step;
+                score = choose(there, score, all(-INFINITY));
+                float *most = greatest + q * groups + at;
+                store(scores + q * tiles * KEYS + place, score);
+                store(most, choose(score > load(most), score, load(most)));
+            }
+        }
+}
+
+/* The least of `groups` numbers than which fewer than `most` are greater: so many of all are not less. */
+INLINE float bound(const float *greatest, long groups, int most) {
+    float least = INFINITY;
+    for (long i = 0; i < groups; i++) {
+        int greater = 0;
+        for (long j = 0; j < groups; j += WIDE)
+            greater += __builtin_popcount(lanes_of(load(greatest + j) > all(greatest[i])));
+        if (greater < most && greatest[i] < least) least = greatest[i];
+    }
+    return least;
+}
+
+/* Inner product of a query with a key [D]. */
+INLINE float product(const float *query, const uint16_t *key) {
+    Floats each = load(query) * widen(key);
+    for (int c = 1; c < PARTS; c++) each += load(query + c * WIDE) * widen(key + c * WIDE);
+    return sum(each);
+}
+
+/* The k best keys, of pairs [n, 2, D], for a query [D] in `best`, best first, among those whose scores are not less than
+   `least`. */
+INLINE void chosen(const float *query, const float *scores, long n, float least, const uint16_t *pairs, int k,
+                   Found *best) {
+    int32_t places[n];
+    int held = 0, count = 0;
+    for (long place = 0; place < n; place += WIDE)
+        for (unsigned left = lanes_of(load(scores + place) >= all(least)); left; left &= left - 1) {
+            long at = place + __builtin_ctz(left);
+            if (at >= n) break;
+            for (int i = 0; i < D; i += 32) __builtin_prefetch(pairs + at * 2 * D + i);
+            places[count++] = at;
+        }
+    for (int i = 0; i < count; i++) {
+        Found now = {product(query, pairs + (long)places[i] * 2 * D), places[i]};
+        if (held < k) {
+            int at = held++;
+            for (; at > 0 && now.score < best[(at - 1) / 2].score; at = (at - 1) / 2) best[at] = best[(at - 1) / 2];
+            best[at] = now;
+        } else if (now.score > best[0].score) {
+            exchange(best, k, now);
+        }
+    }
+    for (int i = k - 1; i > 0; i--) {
+        Found worst = best[0];
+        exchange(best, i, best[i]);
+        best[i] = worst;
+    }
+}
+
+/* Attention over local context and a focus of n entries at once, as `attention.MemoryGate` of the kind "joint" has it.
+
+   placeless, local: [positions, heads, D]; mass: [positions, heads], as `begin` of layer.c leaves them; cos, sin: [D], of
+   the memory angle; codes, steps: as `pack_keys` leaves them; pairs: [kv_heads, n, 2, D], keys and values; rows: [n],
+   those of the memory; k: at most n; temperature, bias, discount: [heads]. Leaves mixed [positions, heads, D], and found
+   and weights [heads, positions, k]. */
+void read_focus(const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
+                float scaling, const float *cos, const float *sin, const uint8_t *codes, const float *steps,
+                const uint16_t *pairs, const int64_t *rows, long n, long k, const float *temperature, const float *bias,
+                const float *discount, float *mixed, int64_t *found, float *weights) {
+    long heads = GROUP * kv_heads, tiles = (n + KEYS - 1) / KEYS;
+    long asked = positions * GROUP; /* by each key/value head's queries, in the order of positions */
+    long blocks = 4 * k / KEYS + 1, groups = blocks * KEYS;
+    float *turned = malloc(kv_heads * asked * (D + groups + tiles * KEYS) * sizeof *turned);
+    float *greatest = turned + kv_heads * asked * D, *scores = greatest + kv_heads * asked * groups;
+    int8_t *queries = malloc(kv_heads * asked * D);
+    int32_t *totals = malloc(kv_heads * asked * sizeof *totals);
+#pragma omp parallel
+    {
+#pragma omp for
+        for (long q = 0; q < kv_heads * asked; q++) {
+            long kv = q / asked, r = q % asked / GROUP, head = r * heads + kv * GROUP + q % GROUP;
+            turn(placeless + head * D, cos, sin, turned + q * D);
+            rounded(turned + q * D, queries + q * D, totals + q);
+        }
+#pragma omp for
+        for (long task = 0; task < kv_heads * blocks; task++) {
+            long kv = task / blocks, block = task % blocks, q = kv * asked;
+            search(queries + q * D, totals + q, asked, codes + kv * tiles * TILE, steps + kv * tiles * KEYS,
+                   block * tiles / blocks, (block + 1) * tiles / blocks, n, tiles, groups, scores + q * tiles * KEYS,
+                   greatest + q * groups + block * KEYS);
+        }
+#pragma omp for
+        for (long q = 0; q < kv_heads * asked; q++) {
+            long kv = q / asked, r = q % asked / GROUP, head = kv * GROUP + q % GROUP, at = (r * heads + head) * D;
+            Found best[k];
+            chosen(turned + q * D, scores + q * tiles * KEYS, n, bound(greatest + q * groups, groups, k + AGAIN),
+                   pairs + kv * n * 2 * D, k, best);
+            float *weight = weights + (head * positions + r) * k;
+            float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
+            float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), highest = here;
+            for (long i = 0; i < k; i++) {
+                weight[i] = temperature[head] * (best[i].score * scaling) + shift;
+                highest = weight[i] > highest ? weight[i] : highest;
+            }
+            float share = expf(here - highest), total = share;
+            for (long i = 0; i < k; i++) total += weight[i] = expf(weight[i] - highest);
+            Floats sum[PARTS];
+            for (long c = 0; c < PARTS; c++) sum[c] = load(local + at + c * WIDE) * (share / total);
+            for (long i = 0; i < k; i++) {
+                const uint16_t *value = pairs + ((kv * n + best[i].place) * 2 + 1) * D;
+                weight[i] /= total;
+                found[(head * positions + r) * k + i] = rows[best[i].place];
+                for (long c = 0; c < PARTS; c++) sum[c] += weight[i] * widen(value + c * WIDE);
+            }
+            for (long c = 0; c < PARTS; c++) store(mixed + at + c * WIDE, sum[c]);
+        }
+    }
+    free(turned), free(queries), free(totals);
+}
