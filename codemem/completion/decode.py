@@ -117,10 +117,8 @@ def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:
     logits = logits[: len(vocabulary.tokens)]  # some output layers have more rows than there are tokens
     if not healed:
         return logits
-    continuing = vocabulary.continuing(healed)
-    return torch.full_like(logits, float("-inf")).index_put(
-        (torch.tensor(continuing, device=logits.device),), logits[continuing]
-    )
+    continuing = torch.tensor(vocabulary.continuing(healed), device=logits.device)
+    return torch.full_like(logits, float("-inf")).index_copy_(0, continuing, logits[continuing])
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

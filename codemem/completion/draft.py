@@ -40,9 +40,9 @@ BY_ALIKE = {
 # The same of what was written a moment ago in this place.
 WRITTEN = Chance(0.95, 0.95)
 NONE = Chance(0.0, 0.0)
-# The time of a pass over so many tokens, to that over one: 4-bit weights are multiplied with four of them at a time.
-# Measured with SmolLM2-135M and both memories on two cores; without memory it is a little less.
-PASS = (1.0, 1.29, 1.58, 1.88, 2.85, 3.0, 3.18, 3.37)
+# The time of a pass over so many tokens, to that over one. Measured with SmolLM2-135M and both memories on two cores;
+# without memory it is a little less.
+PASS = (1.0, 1.2, 1.42, 1.64, 1.84, 2.02, 2.27, 2.59)
 
 
 def worth(chance: Chance, most: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from functools import cached_property
-from itertools import islice, takewhile
 
 from codemem.models.tokenizer import Tokenizer, spell
 
@@ -58,23 +57,25 @@ class Vocabulary:
         return spell(self._tokenizer, text.decode("utf-8", errors="ignore")).ids
 
     @cached_property
-    def _sorted(self) -> list[int]:
-        """The tokens that are text, in the order of their bytes."""
-        return sorted((number for number, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
+    def _sorted(self) -> tuple[list[bytes], list[int]]:
+        """The tokens that are text, in the order of their bytes, and their ids."""
+        numbers = sorted((number for number, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
+        return [self.tokens[number] for number in numbers], numbers
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.tokens))
 
     def continuing(self, text: bytes) -> list[int]:
         """The tokens that begin with `text`, and those that `text` begins with: the ones that can come where it must
         stand."""
-        tokens, order = self.tokens, self._sorted
-
-        def place(prefix: bytes) -> int:
-            return bisect_left(order, prefix, key=tokens.__getitem__)
-
-        found = list(takewhile(lambda number: tokens[number].startswith(text), islice(order, place(text), None)))
+        spelled, numbers = self._sorted
+        # Nothing that begins with a text comes behind this in the order.
+        found = numbers[bisect_left(spelled, text) : bisect_left(spelled, text + b"\xff" * self._longest)]
         for length in range(1, len(text)):
-            at = place(text[:length])
-            if at < len(order) and tokens[order[at]] == text[:length]:
-                found.append(order[at])
+            at = bisect_left(spelled, text[:length])
+            if at < len(spelled) and spelled[at] == text[:length]:
+                found.append(numbers[at])
         return found
 
 

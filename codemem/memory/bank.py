@@ -463,11 +463,15 @@ class Bank:
         line = int(self._lines[row])
         return Place(extent.path, line, int(self._columns[row]), enclosing_symbol(extent.symbols, line))
 
+    def numbers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A number of the document, and the line, of each entry [n]: of thousands at once, since a completion reads so
+        many."""
+        return torch.searchsorted(torch.tensor(self._starts), rows, right=True) - 1, self._lines[rows]
+
     def lines(self, rows: Sequence[int]) -> list[tuple[str, int]]:
-        """The path and the line of each entry: of thousands at once, since a completion reads so many."""
-        lines = self._lines[torch.tensor(rows, dtype=torch.int64)].tolist()
-        extents = (self._extents[bisect_right(self._starts, row) - 1] for row in rows)
-        return [(extent.path, line) for extent, line in zip(extents, lines, strict=True)]
+        """The path and the line of each entry."""
+        documents, lines = self.numbers(torch.tensor(rows, dtype=torch.int64))
+        return [(self._extents[at].path, line) for at, line in zip(documents.tolist(), lines.tolist(), strict=True)]
 
 
 def _between(ascending: Tensor, first: int, last: int) -> tuple[int, int]:

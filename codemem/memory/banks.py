@@ -52,6 +52,7 @@ class Memory(Protocol):
     def following(self, rows: Tensor) -> Tensor: ...
     def continuation(self, row: int, most: int) -> list[int]: ...
     def place(self, row: int) -> Place: ...
+    def numbers(self, rows: Tensor) -> tuple[Tensor, Tensor]: ...
     def lines(self, rows: Sequence[int]) -> list[tuple[str, int]]: ...
     def note(self, rows: Tensor, weights: Tensor) -> None: ...
     def hiding(self, path: str, from_line: int = 1) -> AbstractContextManager[None]: ...
@@ -186,6 +187,15 @@ class Banks:
         prefix, bank = self._parts[row // STRIDE]
         place = bank.place(row % STRIDE)
         return place._replace(path=prefix + place.path)
+
+    def numbers(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Bank.numbers`."""
+        documents, lines = torch.empty_like(rows), torch.empty_like(rows)
+        for number in range(len(self._parts)):
+            if bool((mine := rows // STRIDE == number).any()):
+                found, line = self._parts[number][1].numbers(rows[mine] % STRIDE)
+                documents[mine], lines[mine] = found + number * STRIDE, line.to(lines.dtype)
+        return documents, lines
 
     def lines(self, rows: Sequence[int]) -> list[tuple[str, int]]:
         """As `Bank.lines`."""

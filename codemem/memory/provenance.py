@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,20 +52,20 @@ def sources(bank: Memory, attention: Trace, tokens: Trace = (), chosen: Sequence
         return []
     entries, inverse = torch.unique(torch.cat(rows), return_inverse=True)
     mass = torch.zeros(len(entries), dtype=torch.float64).index_add_(0, inverse, torch.cat(weights))
-    mass[entries < 0] = 0
-    total = float(mass.sum())
-    lines: dict[tuple[str, int], float] = defaultdict(float)
-    heaviest: dict[tuple[str, int], tuple[float, int]] = {}
-    read = mass > 0
-    rows_read = entries[read].tolist()
-    for row, line, weight in zip(rows_read, bank.lines(rows_read), mass[read].tolist(), strict=True):
-        lines[line] += weight / total
-        heaviest[line] = max(heaviest.get(line, (0.0, 0)), (weight, row))
-    ranked = sorted(lines.items(), key=lambda item: (-item[1], item[0]))[:MOST]
-    places = [bank.place(heaviest[line][1]) for line, _ in ranked]
-    return [
-        Source(*line, place.symbol, weight, place.column) for (line, weight), place in zip(ranked, places, strict=True)
-    ]
+    read = (entries >= 0) & (mass > 0)
+    entries, mass = entries[read], mass[read]
+    if not len(entries):
+        return []
+    documents, lines = bank.numbers(entries)
+    # Entries stand in the order of their lines, so those of one line are beside each other.
+    begins = torch.ones(len(entries), dtype=torch.bool)
+    begins[1:] = (documents.diff() != 0) | (lines.diff() != 0)
+    line = begins.cumsum(0) - 1
+    weight = torch.zeros(int(line[-1]) + 1, dtype=torch.float64).index_add_(0, line, mass) / mass.sum()
+    heaviest = entries[torch.from_numpy(np.lexsort((-mass.numpy(), line.numpy())))][begins]
+    most = weight.sort(descending=True, stable=True).indices[:MOST]
+    places = zip(map(bank.place, heaviest[most].tolist()), weight[most].tolist(), strict=True)
+    return [Source(place.path, place.line, place.symbol, share, place.column) for place, share in places]
 
 
 def memory_share(trace: Trace) -> float:
