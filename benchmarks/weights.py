@@ -28,9 +28,10 @@ def read_alone(model: MemorizingModel, ids: list[int], packed: bool) -> tuple[li
     decoder = model.decoder()
     assert isinstance(decoder, LlamaDecoder)
     matrices = decoder.weights.matrices
-    packs = [matrix.packed for matrix in matrices]
+    packs, compiled = [matrix.packed for matrix in matrices], decoder.weights.compiled
     try:
         if not packed:
+            decoder.weights.compiled = False
             for matrix in matrices:
                 matrix.packed = None
         decoder.read(ids[:CONTEXT])
@@ -38,6 +39,7 @@ def read_alone(model: MemorizingModel, ids: list[int], packed: bool) -> tuple[li
         rows = torch.cat([decoder.read([token]) for token in ids[CONTEXT:-1]])
         seconds = (time.perf_counter() - start) / len(rows)
     finally:
+        decoder.weights.compiled = compiled
         for matrix, pack in zip(matrices, packs, strict=True):
             matrix.packed = pack
     truth = torch.tensor(ids[CONTEXT + 1 :])

@@ -300,10 +300,10 @@ def test_packed_weights_are_kept_and_packed_again_where_the_file_is_damaged(tmp_
     file, x = tmp_path / "packs.safetensors", torch.randn(3, 64).bfloat16()
     first = four_bit_matrices()
     pack_all(first, file)
-    assert [len(matrix.packed.halves) for matrix in first] == [1, 2, 1, 2]
+    assert [matrix.packed.halves for matrix in first] == [1, 2, 1, 2]
     content = file.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("codemem.models.packed.pack", lambda _: pytest.fail("packed again"))
+        patched.setattr("codemem.models.packed.pack", lambda *_: pytest.fail("packed again"))
         again = four_bit_matrices()
         pack_all(again, file)
     assert all(torch.equal(one(x), other(x)) for one, other in zip(first, again, strict=True))

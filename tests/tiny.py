@@ -99,6 +99,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
+def four_bit(weight: torch.Tensor) -> torch.Tensor:
+    """As GGUF's Q4_1 rounds: a scale and an offset for every 32 numbers; in bf16, as it is loaded."""
+    groups = weight.float().view(len(weight), -1, 32)
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    step = (high - low) / 15
+    return (((groups - low) / step).round() * step + low).view_as(weight).bfloat16()
+
+
 def save_directory(directory: Path, seed: int = 0) -> Path:
     """The Llama as a directory of safetensors."""
     tiny_model(seed=seed).save_pretrained(directory)

@@ -45,8 +45,8 @@ class Focus:
         return inside / max(sum(votes.values()), 1e-9)
 
     def packed(self, layer: int, functions: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Keys as `pack_keys` of focus.c, one of the functions given, packs them, and pairs of keys and values [kv_heads,
-        n, 2, d], where they are bf16 on the CPU."""
+        """Keys as `pack_keys` of focus.c, one of the functions given, packs them, and pairs of keys and values
+        [kv_heads, n, 2, d], where they are bf16 on the CPU."""
         pairs = self._pairs[layer]
         if pairs.dtype != torch.bfloat16 or pairs.device.type != "cpu":
             return None

@@ -16,7 +16,8 @@ from torch.nn.functional import embedding
 
 from codemem.models.packed import GROUP, MOST_ROWS
 from codemem.models.recorded import Blend
-from codemem.native.library import STEP, LayerRecord, PassRecord, library
+from codemem.native.library import STEP, library
+from codemem.native.records import LayerRecord, PassRecord
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
@@ -29,7 +30,7 @@ def compilable(weights: Weights) -> bool:
     """Whether a `CompiledPass` can be made of these weights here."""
     group = weights.heads // weights.kv_heads
     fits = weights.d % (2 * STEP) == 0 and group <= _MOST_HEADS
-    tiled = all(matrix.packed is not None and matrix.packed.tiled for matrix in weights.matrices)
+    tiled = all(each.packed and each.packed.tiled for layer in weights.layers for each in layer.matrices)
     return fits and tiled and library("layer", D=weights.d, GROUP=group) is not None
 
 

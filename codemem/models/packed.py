@@ -25,7 +25,8 @@ from torch.nn.functional import linear
 
 from codemem.cache import cache_folder
 from codemem.errors import CodememError
-from codemem.native.library import MatrixRecord, library
+from codemem.native.library import library
+from codemem.native.records import MatrixRecord
 from codemem.tensor_files import write_tensors
 
 GROUP = 32  # numbers with one scale
@@ -99,7 +100,8 @@ def pack(weights: Sequence[Tensor], tiled: bool) -> Packed | None:
     layout = _tiles if tiled else _for_pytorch
     try:
         halves = [layout(*(torch.cat(part) for part in zip(*parts, strict=True))) for parts in zip(*split, strict=True)]
-        packed = Packed(*(torch.stack(part) for part in zip(*halves, strict=True)), tiled)
+        codes, scales = (torch.stack(part) for part in zip(*halves, strict=True))
+        packed = Packed(codes, scales, tiled)
         packed.multiply(torch.zeros(1, weights[0].shape[1], dtype=torch.bfloat16))
     except (RuntimeError, NotImplementedError):
         return None
@@ -164,7 +166,7 @@ def _rounded(groups: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _tiles(codes: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """A half as matrix.h has it: [tiles, groups, GROUP / 8, OUTPUTS, 4] and [tiles, groups, 2, OUTPUTS]."""
-    outputs, groups, _ = codes.shape
+    groups = codes.shape[1]
     split = codes.view(-1, _OUTPUTS, groups, 2, GROUP // 8, 4).permute(3, 0, 2, 4, 1, 5)
     scales = torch.cat((scale, offset), dim=-1).view(-1, _OUTPUTS, groups, 2).permute(0, 2, 3, 1)
     return split[0] | split[1] << 4, scales.to(torch.bfloat16).contiguous()
@@ -220,6 +222,7 @@ class Matrix:
         record.bias = None if self.bias is None else self.bias.data_ptr()
         return record
 
+
 def pack_all(matrices: Sequence[Matrix], kept: Path | None) -> None:
     """Pack the matrices that can be: with what the file `kept` has of them, which is written where it is not there."""
     packs = None if kept is None else _read(kept, len(matrices))
@@ -264,8 +267,10 @@ def _read(file: Path, count: int) -> list[Packed | None] | None:
                 return None
 
             def read(number: int) -> Packed | None:
-                wanted = [f"{number}.{name}" for name in _TENSORS]
-                return Packed(*map(opened.get_tensor, wanted), tiled) if names.issuperset(wanted) else None
+                codes, scales = (f"{number}.{name}" for name in _TENSORS)
+                if not names.issuperset((codes, scales)):
+                    return None
+                return Packed(opened.get_tensor(codes), opened.get_tensor(scales), tiled)
 
             return [read(number) for number in range(count)]
     except (OSError, SafetensorError):

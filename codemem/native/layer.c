@@ -38,7 +38,7 @@ INLINE void normalised(const float *x, long size, const uint16_t *weight, float 
 }
 
 /* The norm of the hidden states, to which `more` [n, size] is added first, if it is not NULL: out [n, size]. */
-INLINE void add_and_norm(const Pass *pass, const float *more, const uint16_t *weight, float *out) {
+void add_and_norm(const Pass *pass, const float *more, const uint16_t *weight, float *out) {
     long size = pass->size;
     for (long r = 0; r < pass->n; r++) {
         float *x = pass->x + r * size;
@@ -48,7 +48,7 @@ INLINE void add_and_norm(const Pass *pass, const float *more, const uint16_t *we
 }
 
 /* silu(gate) * up of gate_up [n, 2, inner]: out [n, inner]. */
-INLINE void gated(const float *gate_up, long n, long inner, float *out) {
+void gated(const float *gate_up, long n, long inner, float *out) {
 #pragma omp parallel for
     for (long i = 0; i < n * inner; i += WIDE) {
         const float *from = gate_up + i + i / inner * inner;
@@ -125,7 +125,7 @@ INLINE void seen(const float *query, const uint16_t *keys, const uint16_t *value
 
 /* What positions attend to, whose queries, keys and values are qkv [n, heads + 2 * kv_heads, D]: leaves `placeless`,
    `local` and `mass`, and keys and values in the cache. */
-INLINE void attend(const Layer *layer, const Pass *pass, const float *qkv) {
+void attend(const Layer *layer, const Pass *pass, const float *qkv) {
     long kv_heads = pass->kv_heads, heads = GROUP * kv_heads, every = heads + 2 * kv_heads, n = pass->n;
     const float *cos = pass->cos + pass->start * D, *sin = pass->sin + pass->start * D;
     for (long r = 0; r < n; r++)

@@ -1,8 +1,8 @@
 """The functions of C in this folder, compiled by the compiler that is here.
 
-A few positions of a small model take PyTorch longer to start its operations than to compute them; a function of C
-takes a microsecond to start. The compiler is asked once for each shape of heads, and what it made is kept in the cache
-directory. Where there is none, PyTorch computes, in 1.6 times the time.
+A few positions of a small model take PyTorch longer to start its operations than to compute them, and its products of
+4-bit weights are of numbers in 16 bits. The compiler is asked once for each shape of heads, and what it made is kept in
+the cache directory. Where there is none, PyTorch computes, in three times the time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ctypes import PyDLL, Structure, c_float, c_long, c_void_p
+from ctypes import PyDLL, c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ _SECONDS = 60  # for which a compiler may take
 _P, _N, _F = c_void_p, c_long, c_float
 _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "layer": {
+        "add_and_norm": (_P, _P, _P, _P),
+        "gated": (_P, _N, _N, _P),
+        "attend": (_P, _P, _P),
         "begin": (_P, _P),
         "finish": (_P, _P, _P),
         "layers": (_P, _N, _P),
@@ -60,43 +63,6 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "mix": (_P, _N, _N, _P, _P, _N, _P, _P, _P, _P, _P, _P, _P, _P),
     },
 }
-
-
-class MatrixRecord(Structure):
-    """`Matrix` of matrix.h."""
-
-    _fields_ = (
-        ("codes", _P),
-        ("scales", _P),
-        ("bias", _P),
-        ("inputs", _N),
-        ("outputs", _N),
-        ("halves", _N),
-    )
-
-
-class LayerRecord(Structure):
-    """`Layer` of layer.c."""
-
-    _fields_ = (
-        *((norm, _P) for norm in ("norm", "query_norm", "key_norm", "mlp_norm")),
-        *((matrix, MatrixRecord) for matrix in ("qkv", "output", "gate_up", "down")),
-        ("keys", _P),
-        ("values", _P),
-    )
-
-
-class PassRecord(Structure):
-    """`Pass` of layer.c."""
-
-    _fields_ = (
-        *((size, _N) for size in ("n", "start", "size", "kv_heads", "stride")),
-        ("epsilon", _F),
-        ("scaling", _F),
-        *((room, _P) for room in ("cos", "sin", "x", "placeless", "local", "mass", "rows", "wide")),
-        ("numbers", _P),
-        ("steps", _P),
-    )
 
 
 @cache

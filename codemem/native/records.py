@@ -1,0 +1,42 @@
+"""The records that functions of C take, as their sources describe them."""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_float, c_long, c_void_p
+
+
+class MatrixRecord(Structure):
+    """`Matrix` of matrix.h."""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_long),
+        ("outputs", c_long),
+        ("halves", c_long),
+    )
+
+
+class LayerRecord(Structure):
+    """`Layer` of layer.c."""
+
+    _fields_ = (
+        *((norm, c_void_p) for norm in ("norm", "query_norm", "key_norm", "mlp_norm")),
+        *((matrix, MatrixRecord) for matrix in ("qkv", "output", "gate_up", "down")),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    )
+
+
+class PassRecord(Structure):
+    """`Pass` of layer.c."""
+
+    _fields_ = (
+        *((size, c_long) for size in ("n", "start", "size", "kv_heads", "stride")),
+        ("epsilon", c_float),
+        ("scaling", c_float),
+        *((room, c_void_p) for room in ("cos", "sin", "x", "placeless", "local", "mass", "rows", "wide")),
+        ("numbers", c_void_p),
+        ("steps", c_void_p),
+    )
