@@ -112,6 +112,15 @@ class BankAgainstDictionary(RuleBasedStateMachine):
             assert found == expected_places(self.documents, layer, queries, 20, (path, from_line))
         assert found_places(self.bank, layer, queries, 20) == expected_places(self.documents, layer, queries, 20)
 
+    @rule(layer=st.sampled_from(sorted(SHAPES)))
+    def read(self, layer):
+        """Whether entries are held together already, for a search, or where they were."""
+        for path, entries in self.documents.items():
+            rows = self.bank.rows(path, 1, 99).flip(0)
+            keys, values = self.bank.read(layer, rows.expand(SHAPES[layer][0], -1))
+            expected = entries.layers[layer].flip(0).transpose(0, 1)
+            assert torch.equal(keys, expected[:, :, 0]) and torch.equal(values, expected[:, :, 1])
+
     @rule()
     def build(self):
         self.bank.build()
@@ -161,6 +170,15 @@ def test_read_gives_the_keys_and_values_of_the_rows_found():
         for head in range(SHAPES[layer][0]):
             assert torch.equal(keys[head].unique(dim=1), live[:, head, 0][rows[head]].unique(dim=1))
             assert torch.equal(values[head], live[:, head, 1][rows[head]])
+
+
+def test_a_search_of_states_copies_no_keys():
+    """They stay where they are, in the files of a store, until a search of keys wants all of them."""
+    documents = {"a.py": entries_of(5, 1), "b.py": entries_of(4, 2)}
+    bank = held_bank(documents)
+    assert all(bank.entries(path).layers[2] is entries.layers[2] for path, entries in documents.items())
+    bank.search(2, queries_of(2, 4), 7)
+    assert all(bank.entries(path).layers[2] is not entries.layers[2] for path, entries in documents.items())
 
 
 def test_place_names_the_innermost_definition():

@@ -20,6 +20,7 @@ from codemem.memory.entries import Entries, Place, Shapes
 from codemem.memory.eviction import Policy, Usage, surplus
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
 from codemem.memory.order import COMPACT_ABOVE, Order
+from codemem.memory.pieces import Pieces
 from codemem.memory.state_index import StateIndex
 from codemem.syntax import Symbol, enclosing_symbol
 
@@ -85,10 +86,7 @@ class Bank:
         self._columns = torch.zeros(0, dtype=torch.int32)
         self._tokens = torch.zeros(0, dtype=torch.int32)
         self._following = torch.zeros(0, dtype=torch.int32)
-        self._layers = {
-            layer: torch.empty(0, kv, 2, d, dtype=self.dtype, device=self.device)
-            for layer, (kv, d) in self.shapes.items()
-        }
+        self._layers = {layer: Pieces(*shape, self.dtype, self.device) for layer, shape in self.shapes.items()}
         self.indexes: dict[int, Index] = {}
         self.states = StateIndex(self.state_size, self.device, self._kind) if self.state_size else None
         self.usage = Usage()
@@ -131,8 +129,8 @@ class Bank:
         memory, and one layer at a time is copied."""
         for name in ("_live", "_lines", "_columns", "_tokens", "_following"):
             setattr(self, name, _grown(getattr(self, name), self._rows, rows))
-        for layer in self.shapes:
-            self._layers[layer] = _grown(self._layers[layer], self._rows, rows)
+        for pieces in self._layers.values():
+            pieces.reserve(rows)
         self.usage.grow(rows)
         if self.states is not None:
             self.states.reserve(self._rows, rows)
@@ -171,7 +169,7 @@ class Bank:
         self._tokens[start:end], self._live[start:end] = entries.tokens, True
         self._following[start:end] = torch.nn.functional.pad(entries.tokens[1:], (0, 1), value=-1)[: end - start]
         for layer, tensor in entries.layers.items():
-            self._layers[layer][start:end] = tensor.to(self.device)
+            self._layers[layer].append(tensor, len(entries))
         if self.states is not None:
             self.states.put(start, entries.states, len(entries))
         extent = _Extent(path, start, len(entries), entries.symbols, blob, entries.windows)
@@ -185,8 +183,8 @@ class Bank:
         if end > len(self._live):
             self.reserve(end)
         self._live[self._rows : end] = False
-        for entries in self._layers.values():
-            entries[self._rows : end] = 0  # an index trained on all rows must not meet what memory held before
+        for pieces in self._layers.values():
+            pieces.append(None, count)
         if self.states is not None:
             self.states.put(self._rows, None, count)
         self._append(_Extent(path, self._rows, count, (), blob))
@@ -205,6 +203,8 @@ class Bank:
             return
         self._size -= int(self._live[extent.rows].sum())
         self._live[extent.rows] = False
+        for pieces in self._layers.values():
+            pieces.forget(extent.start, extent.start + extent.count)
         if self.states is not None:
             self.states.drop(extent.rows)
         self._hidden = None
@@ -298,7 +298,7 @@ class Bank:
         """What the bank holds of a document. Raises KeyError where there is none."""
         extent = self._documents[path]
         rows = extent.rows
-        layers = {layer: tensor[rows] for layer, tensor in self._layers.items()}
+        layers = {layer: pieces.between(rows.start, rows.stop) for layer, pieces in self._layers.items()}
         states = None if self.states is None else self.states.states(rows)
         places = self._tokens[rows], self._lines[rows], self._columns[rows]
         return Entries(*places, layers, extent.symbols, states, extent.windows)
@@ -442,7 +442,7 @@ class Bank:
         index = self.indexes.get(layer)
         if index is not None and len(index) == self._rows:
             return index
-        keys = self._layers[layer][: self._rows, :, 0].transpose(0, 1)
+        keys = self._layers[layer].whole()[:, :, 0].transpose(0, 1)
         if index is None or index.outgrown(self._rows):
             index = self.indexes[layer] = make_index(self._kind, keys, self.dtype, self.device)
         for first in range(len(index), self._rows, _CHUNK):
@@ -453,8 +453,8 @@ class Bank:
         """Keys and values of rows [kv_heads, ...] (row -1 gives some entry: mask it), each [kv_heads, ..., d]."""
         kv_heads, d = self.shapes[layer]
         heads = torch.arange(kv_heads, device=rows.device).view(-1, *[1] * (rows.dim() - 1))
-        flat = (rows.clamp(min=0) * kv_heads + heads).flatten().to(self.device)
-        pairs = self._layers[layer].view(-1, 2, d).index_select(0, flat).view(*rows.shape, 2, d).to(rows.device)
+        rows, heads = rows.clamp(min=0), heads.expand_as(rows)
+        pairs = self._layers[layer].gathered(rows.flatten(), heads.flatten()).view(*rows.shape, 2, d).to(rows.device)
         return pairs[..., 0, :], pairs[..., 1, :]
 
     def place(self, row: int) -> Place:
