@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -88,6 +89,7 @@ def complete(
     from cli.console import stderr
     from codemem.completion.request import Request
 
+    gc.disable()  # to look for garbage takes a tenth of the time, and the process ends soon
     if root is None and memory:
         raise CodememError(f"no folder above {file} has a memory", f"codemem index {file.parent}, or add --no-memory")
     path = file.relative_to(root or file.parent).as_posix()
