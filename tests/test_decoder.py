@@ -22,7 +22,7 @@ from codemem.completion.scripted import ScriptedDecoder, scripted_model
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.focus import Focus
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.llama import LlamaDecoder, _Seen, _Share
+from codemem.models.llama import LlamaDecoder
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.packed import GROUP, MOST_ROWS, Matrix, Packed, pack
 from codemem.models.shape import shape_of
@@ -244,30 +244,27 @@ def test_linear_layers_as_one(tiled):
         torch.testing.assert_close(matrix(x), expected, rtol=3e-2, atol=3e-2)
 
 
-COMPILED = pytest.mark.parametrize(
-    "compiled",
-    [
-        pytest.param(False, id="by PyTorch"),
-        pytest.param(True, id="compiled", marks=pytest.mark.skipif(not compiler(), reason="there is no C compiler")),
-    ],
-)
+NEEDS_COMPILER = pytest.mark.skipif(not compiler(), reason="there is no C compiler")
+KINDS = pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+READS = pytest.mark.parametrize("read", ["nothing", "memory", "a focus"])
 
 
-@COMPILED
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("read", ["nothing", "memory", "a focus"])
-def test_a_position_is_the_same_alone_and_with_others(kind, read, compiled):
-    """Bit by bit: on that stands that drafts change nothing."""
+def reading_model(kind: str, read: str) -> MemorizingModel:
     model = four_bit_model(kind)
     if read != "nothing":
         model.remember(SOURCE, "shapes.py")
     if read == "a focus":
         model.reading.focus = Focus(model.bank, torch.arange(0, len(model.bank), 2))
-    if not compiled:
-        by_pytorch(model)
-    decoder = model.decoder()
-    assert model._weights.compiled == compiled
-    assert decoder.together == MOST_ROWS
+    return model
+
+
+@NEEDS_COMPILER
+@KINDS
+@READS
+def test_a_position_is_the_same_alone_and_with_others(kind, read):
+    """Bit by bit: on that stands that drafts change nothing."""
+    decoder = reading_model(kind, read).decoder()
+    assert decoder.weights.compiled and decoder.together == MOST_ROWS
     text = ids(150)
     for start in (3, 55, 63, 100):
         decoder.crop(0)
@@ -276,62 +273,38 @@ def test_a_position_is_the_same_alone_and_with_others(kind, read, compiled):
         for count in (2, 5, 8, MOST_ROWS):
             decoder.crop(start)
             assert torch.equal(decoder.read(text[start : start + count], count), alone[:count])
-    expected = TransformersDecoder(model)
-    expected.read(text[:start])
-    decoder.crop(start)
-    theirs = expected.read(text[start : start + 8], 8)
-    assert (decoder.read(text[start : start + 8], 8) - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    start=st.integers(0, 1500),
-    count=st.integers(1, MOST_ROWS),
-    heads=st.sampled_from([(3, 3, 64), (2, 7, 64), (4, 1, 128), (1, 8, 32)]),
-    seed=st.integers(0, 2**20),
-)
-def test_attention_of_a_few_positions_each_by_itself(start, count, heads, seed):
-    """Against float64, and bit by bit the same alone."""
-    kv_heads, group, d = heads
-    share = _Share.of(kv_heads)
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(count, kv_heads * group, d, generator=generator).bfloat16() * 2
-    keys, values = torch.zeros(2, share.heads, start + count + 200, d).bfloat16()
-    for held in (keys, values):
-        held[:kv_heads] = torch.randn(kv_heads, start + count + 200, d, generator=generator)
-
-    def visible_to(seen: _Seen) -> tuple[torch.Tensor, torch.Tensor]:
-        return keys[:, : seen.length], values[:, : seen.length]
-
-    seen = _Seen(start, count, values, kv_heads, share)
-    found, mass = seen.attend_with_mass(query, *visible_to(seen))
-    assert torch.equal(found, seen.attend(query, *visible_to(seen)))
-    for position in range(count):
-        seen = _Seen(start + position, 1, values, kv_heads, share)
-        alone, alone_mass = seen.attend_with_mass(query[position, None], *visible_to(seen))
-        assert torch.equal(alone[0], found[position]) and torch.equal(alone_mass[0], mass[position])
-        visible = slice(start + position + 1)
-        per_group = query[position].view(kv_heads, group, d).double()
-        scores = per_group @ keys[:kv_heads, visible].double().transpose(1, 2) * d**-0.5
-        expected = (scores.softmax(dim=-1) @ values[:kv_heads, visible].double()).flatten(0, 1)
-        torch.testing.assert_close(found[position].double(), expected, rtol=2e-2, atol=2e-2)
-        torch.testing.assert_close(mass[position].double(), scores.logsumexp(dim=-1).flatten(), rtol=0, atol=1e-4)
+@LAYOUTS
+@KINDS
+@READS
+def test_packed_weights_compute_what_transformers_does(kind, read, tiled):
+    """But for what is rounded; with more positions than one compiled pass reads, and a few."""
+    model = reading_model(kind, read)
+    if not tiled:
+        by_pytorch(model)
+    decoder, expected, text = model.decoder(), TransformersDecoder(model), ids(220)
+    assert decoder.weights.compiled == tiled and (decoder.together > 1) == tiled
+    for start, end, last in ((0, 150, 5), (150, 158, 8), (158, 190, 1), (190, 220, 20)):
+        found, theirs = (each.read(text[start:end], last) for each in (decoder, expected))
+        assert (found - theirs).abs().max() < 0.05 * theirs.abs().max()
+        assert decoder.tokens == text[:end]
 
 
-@pytest.mark.parametrize(
-    ("kv_heads", "threads", "share"),
-    [(3, 2, (2, 4)), (3, 1, (1, 3)), (3, 16, (3, 3)), (8, 6, (4, 8)), (2, 2, (2, 2)), (5, 4, (3, 6))],
-)
-def test_every_thread_has_as_many_heads(kv_heads, threads, share):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert _Share.of(kv_heads) == share
-        with _Share(*share).computing():
-            assert torch.get_num_threads() == share[0]
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+@NEEDS_COMPILER
+@pytest.mark.parametrize(("count", "last"), [(1, 1), (64, 64), (65, 3), (150, 100), (200, 1)])
+@READS
+def test_traces_are_of_the_last_positions(read, count, last):
+    """However many passes they are read by."""
+    model = reading_model("llama", read)
+    decoder = model.decoder()
+    with model.reads(traced=True) as reading:
+        reading.states = []
+        assert decoder.read(ids(count), last).shape[0] == last
+        assert reading.states[0].shape[1] == last
+        expected = len(model.layers) if read != "nothing" else 0
+        assert len(reading.trace) == expected
+        assert all(len(weights.sum(-1).unique()) > 0 and torch.isfinite(weights).all() for _, weights in reading.trace)
 
 
 # Drafts.
@@ -347,10 +320,10 @@ def generated(model: MemorizingModel, prompt: list[int], count: int, drafts: int
         return tokens, clock, [*reading.token_trace]
 
 
-@COMPILED
+@NEEDS_COMPILER
 @pytest.mark.parametrize("seed", range(12))
-def test_drafts_change_nothing(seed, compiled):
-    model = FOUR_BIT[compiled]
+def test_drafts_change_nothing(seed):
+    model = FOUR_BIT
     prompt = TOKENIZER(SOURCE[: 200 + 17 * seed]).input_ids + ids(seed, seed)
     plain, _, trace = generated(model, prompt, 60, 0)
     drafted, clock, drafted_trace = generated(model, prompt, 60, 7)
@@ -360,10 +333,8 @@ def test_drafts_change_nothing(seed, compiled):
         assert torch.equal(rows, other_rows) and torch.equal(weights, other_weights)
 
 
-FOUR_BIT = {compiled: four_bit_model() for compiled in (False, True)}
-for model in FOUR_BIT.values():
-    model.remember(SOURCE, "shapes.py")
-by_pytorch(FOUR_BIT[False])
+FOUR_BIT = four_bit_model()
+FOUR_BIT.remember(SOURCE, "shapes.py")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Pieces:
         rows, heads = rows.cpu(), heads.cpu()
         starts, found = torch.tensor(self._starts), self._none.new_zeros(len(rows), 2, d)
         pieces = torch.searchsorted(starts, rows, right=True) - 1
-        for number in pieces.unique().tolist():
+        for number in sorted(set(pieces.tolist())):
             if (piece := self._pieces[number]) is not None:
                 mine = (pieces == number).nonzero().flatten()
                 local = (rows[mine] - self._starts[number]) * kv_heads + heads[mine]

@@ -1,4 +1,4 @@
-"""A pass over a few positions on the CPU by functions of C: one call for all layers from one memory layer to the next.
+"""A pass over some positions on the CPU by functions of C: one call for all layers from one memory layer to the next.
 
 Hidden states stay in float32 from the first layer to the last. Each position is computed by itself: so a verified draft
 is what would have been generated.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codemem.models.packed import GROUP, MOST_ROWS
+from codemem.models.packed import GROUP
 from codemem.models.recorded import Blend
 from codemem.native.library import STEP, library
 from codemem.native.records import LayerRecord, PassRecord
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Query heads that share a key/value head, at most: what is computed for them at once stays in registers, or near.
 _MOST_HEADS = 8
+# Positions that are read at once, at most: so many rows stay in the processor's cache.
+TOGETHER = 64
 
 
 def compilable(weights: Weights) -> bool:
@@ -35,10 +37,10 @@ def compilable(weights: Weights) -> bool:
 
 
 class CompiledPass:
-    """The forward pass over at most MOST_ROWS positions of one cache.
+    """The forward pass over at most TOGETHER positions of one cache.
 
-    keys, values: [layers, heads, positions, d], the cache, with empty heads behind the others; turns: cosines and sines
-    of its positions [positions, 1, d], as `turned` wants them.
+    keys, values: [layers, kv_heads, positions, d], the cache; turns: cosines and sines of its positions [positions, 1,
+    d], as `turned` wants them.
     """
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
@@ -58,7 +60,7 @@ class CompiledPass:
         inputs, outputs = (max(getattr(each, side) for each in matrices) for side in ("inputs", "outputs"))
 
         def room(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(MOST_ROWS, *sizes, dtype=dtype)
+            return torch.zeros(TOGETHER, *sizes, dtype=dtype)
 
         self._x, self._query, self._local, self._mass = room(size), room(heads, d), room(heads, d), room(heads)
         numbers, steps = room(inputs, dtype=torch.int8), room(inputs // GROUP, 2)

@@ -1,27 +1,26 @@
 """Our own forward pass of Llama-shaped decoders, for generating.
 
-A token of a small model costs transformers more in Python than in arithmetic. Here a layer is some 15 operations on one
-document's tokens [n, size], keys and values stand in a cache that was allocated before, and weights have 4 or 8 bits.
+A token of a small model costs transformers more in Python than in arithmetic. On the CPU functions of C compute a few
+layers in one call (`compiled.py`); where there is no compiler, a layer is some 15 operations on one document's tokens
+[n, size]. Keys and values stand in a cache that was allocated before, and weights have 4 or 8 bits.
 
-A position's result does not depend on how many others are computed with it, bit by bit, as long as there are at most
-`packed.MOST_ROWS` and weights are packed: so a draft that was verified is what would have been generated. On a GPU that
-holds for `recorded.ROWS`.
+A position's result does not depend on how many others are computed with it, bit by bit, in a compiled pass; on a GPU in
+one over `recorded.ROWS`: so a draft that was verified is what would have been generated. Elsewhere there are no drafts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from codemem.models.attention import attend_with_mass, by_key_head, by_position
-from codemem.models.compiled import CompiledPass, compilable
+from codemem.models.compiled import TOGETHER, CompiledPass, compilable
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned
@@ -30,9 +29,6 @@ from codemem.models.shape import Shape
 if TYPE_CHECKING:
     from codemem.models.memorizing import MemorizingModel
 
-# Keys are read in blocks of so many, those behind the last one masked: what attention computes for a position then does
-# not depend on where the block ends.
-BLOCK = 64
 # Positions for which room is made at a time.
 _ROOM = 1024
 
@@ -96,9 +92,7 @@ class Weights:
         self.output = Matrix(Linear(self.head, None))
         self.matrices = [*(matrix for layer in self.layers for matrix in layer.matrices), self.output]
         pack_all(self.matrices, packs)
-        # Whether all layers compute each position by itself.
-        self.packed = all(matrix.packed is not None for matrix in self.matrices[:-1])
-        # Whether a few positions are read by a `RecordedPass`, or by a `CompiledPass`.
+        # Whether a few positions are read by a `RecordedPass`, or all by a `CompiledPass`.
         self.recorded = self.head.device.type == "cuda"
         self.compiled = compilable(self)
 
@@ -134,11 +128,9 @@ class LlamaDecoder:
     def __init__(self, weights: Weights, model: MemorizingModel) -> None:
         self.weights, self.model = weights, model
         self.tokens: list[int] = []
-        self.together = ROWS if weights.recorded else MOST_ROWS if weights.packed else 1
+        self.together = ROWS if weights.recorded else MOST_ROWS if weights.compiled else 1
         head = weights.head
-        self._share = _Share.of(weights.kv_heads) if weights.packed else None
-        # [layers, key/value heads, positions, d]
-        shape = len(weights.layers), self._share.heads if self._share else weights.kv_heads, 0, weights.d
+        shape = len(weights.layers), weights.kv_heads, 0, weights.d
         self._keys, self._values = head.new_zeros(shape), head.new_zeros(shape)
         self._cos = self._sin = head
         self._passes: dict[tuple[int, ...], RecordedPass] = {}  # by the layers that read memory
@@ -154,7 +146,7 @@ class LlamaDecoder:
         room = -(-length // _ROOM) * _ROOM
         for name in ("_keys", "_values"):
             old = getattr(self, name)
-            new = old.new_zeros(*old.shape[:2], room, old.shape[3])  # masked places must be finite
+            new = old.new_zeros(*old.shape[:2], room, old.shape[3])
             new[:, :, : len(self.tokens)] = old[:, :, : len(self.tokens)]
             setattr(self, name, new)
         self._cos, self._sin = self.weights.turns(room)
@@ -166,8 +158,8 @@ class LlamaDecoder:
         """Read tokens behind those in the cache. Returns the final hidden states [last, size] of the last ones."""
         if self._records(len(ids)):
             return self._recorded(ids, last)[len(ids) - last : len(ids)]
-        if self._compiles(len(ids)):
-            return self._compiled(ids, last)[len(ids) - last :]
+        if self.weights.compiled:
+            return self._compiled(ids, last)
         start, count = len(self.tokens), len(ids)
         end = start + count
         self._reserve(end)
@@ -176,9 +168,9 @@ class LlamaDecoder:
         step = torch.tensor(ids, device=weights.head.device)
         x = embedding(step, weights.embedding)
         cos, sin = self._cos[start:end], self._sin[start:end]
-        seen = _Seen(start, count, x, kv_heads, self._share)
+        seen = _Seen(start, count, x)
         every_keys, every_values = (cache[:, :, : seen.length].unbind() for cache in (self._keys, self._values))
-        new_keys, new_values = (cache[:, :kv_heads, start:end].unbind() for cache in (self._keys, self._values))
+        new_keys, new_values = (cache[:, :, start:end].unbind() for cache in (self._keys, self._values))
         rows = reading.rows(count) if reading.searches(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
             pair, value = layer.projected(x, heads, kv_heads)
@@ -211,34 +203,27 @@ class LlamaDecoder:
         return logits if wanted is None else logits[wanted]
 
     def _records(self, count: int) -> bool:
-        """Whether so many positions are read by a recorded pass."""
-        return self.weights.recorded and self._few(count, ROWS)
-
-    def _compiles(self, count: int) -> bool:
-        """The same by a compiled pass."""
-        return self.weights.compiled and self._few(count, MOST_ROWS)
-
-    def _few(self, count: int, most: int) -> bool:
-        """Whether positions are at most so many, and all of them read memory where it is read."""
-        return self.model.reading.rows(count) == count <= most
+        """Whether so many positions are read by a recorded pass: few, all of which read memory where it is read."""
+        return self.weights.recorded and self.model.reading.rows(count) == count <= ROWS
 
     def _compiled(self, ids: Sequence[int], last: int) -> Tensor:
-        """As `states`, but of all tokens, the last ones of which leave traces."""
-        start, count = len(self.tokens), len(ids)
-        self._reserve(start + count)
-        reading, layers = self.model.reading, self.model.layers
+        """As `states`, by compiled passes, of which the last gives the last positions."""
+        self._reserve(len(self.tokens) + len(ids))
+        reading, layers, states = self.model.reading, self.model.layers, self.weights.embedding[:0]
         if self._pass is None:
             self._pass = CompiledPass(self.weights, self._keys, self._values, (self._cos, self._sin))
+        first = len(ids) - (reading.rows(len(ids)) if reading.searches(self.model.bank) else 0)
+        for piece in (*_pieces(0, first), *_pieces(first, len(ids))):
+            traced = min(last, piece.stop - piece.start) if piece.stop == len(ids) else 0
 
-        def blend(number: int, query: Tensor, local: Tensor, mass: Tensor) -> Tensor:
-            layer, scaling = layers[number], self.weights.d**-0.5
-            mixed = layer.blend_focus(query, local, mass, scaling, last)
-            if mixed is None:
-                mixed = layer.blend(query, local, mass, scaling, count, last)
-            return mixed
+            def blend(number: int, query: Tensor, local: Tensor, mass: Tensor, traced: int = traced) -> Tensor:
+                layer, scaling = layers[number], self.weights.d**-0.5
+                mixed = layer.blend_focus(query, local, mass, scaling, traced)
+                return layer.blend(query, local, mass, scaling, len(query), traced) if mixed is None else mixed
 
-        states = self._pass(ids, start, layers if reading.searches(self.model.bank) else (), blend)
-        self.tokens += ids
+            read = self._pass(ids[piece], len(self.tokens), layers if piece.start >= first else (), blend)
+            states = torch.cat((states, read))[-last:]
+            self.tokens += ids[piece]
         return states
 
     def _recorded(self, ids: Sequence[int], last: int) -> Tensor:
@@ -259,101 +244,49 @@ class LlamaDecoder:
         return states
 
 
-class _Share(NamedTuple):
-    """How threads share the key/value heads, so that each head is always computed by the same one.
-
-    What fused attention adds up has another order in another thread, where its own part of the memory begins elsewhere:
-    one number in 65,536 then is rounded to another bf16 number.
-
-    threads: how many compute; heads: so many in all, empty ones behind the others, that each thread has as many.
-    """
-
-    threads: int
-    heads: int
-
-    @classmethod
-    def of(cls, kv_heads: int) -> _Share:
-        each = -(-kv_heads // min(torch.get_num_threads(), kv_heads))
-        threads = -(-kv_heads // each)
-        return cls(threads, threads * each)
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Within this context so many threads compute."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+def _pieces(start: int, end: int) -> Iterator[slice]:
+    """TOGETHER positions each, the first piece fewer, so that the last has as many as there are."""
+    short = (end - start) % TOGETHER
+    if short:
+        yield slice(start, start + short)
+    for first in range(start + short, end, TOGETHER):
+        yield slice(first, first + TOGETHER)
 
 
 class _Seen:
-    """What positions start to start + count - 1 attend to: themselves and all before them. share: given where a few
-    must not change what is computed for each other."""
+    """What positions start to start + count - 1 attend to: themselves and all before them."""
 
-    def __init__(self, start: int, count: int, like: Tensor, kv_heads: int, share: _Share | None) -> None:
-        self.count, self.kv_heads, end = count, kv_heads, start + count
-        self.share = share if count <= MOST_ROWS else None
-        self.length = -(-end // BLOCK) * BLOCK if self.share else end
-        self.causal = self.share is None and not start and count > 1  # by its own mask
+    def __init__(self, start: int, count: int, like: Tensor) -> None:
+        self.count, self.length = count, start + count
+        self.causal = not start and count > 1  # by its own mask
         self.mask: Tensor | None = None
-        if self.share or (start and count > 1):
+        if start and count > 1:
             mask = torch.full((count, self.length), float("-inf"), dtype=like.dtype, device=like.device)
             self.mask = mask.triu(start + 1)
-        self._asked: Tensor | None = None
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query: [count, heads, d]; keys, values: [kv_heads, length, d], with empty heads behind them. Returns [count,
-        heads, d]."""
-        if self.share:
-            return self._each(query, keys, values)[0].transpose(0, 1).flatten(1, 2)
+        """query: [count, heads, d]; keys, values: [kv_heads, length, d]. Returns [count, heads, d]."""
         shaped = self._shaped(query, keys, values)
         return self._restored(scaled_dot_product_attention(*shaped, attn_mask=self.mask, is_causal=self.causal))
 
     def attend_with_mass(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the logarithm of the sum of the exponentials of the scores, [count, heads] float32."""
-        if self.share:
-            out, mass = (x.transpose(0, 1) for x in self._each(query, keys, values))
-            return out.flatten(1, 2), mass.flatten(1)
         query, keys, values = self._shaped(query, keys, values)
         if query.device.type == "cpu":
-            out, mass = _fused(query, keys, values, self.mask, self.causal)
+            out, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query, keys, values, is_causal=self.causal, attn_mask=self.mask
+            )
         else:
             mask = query.new_full((self.count, self.length), float("-inf")).triu(1) if self.causal else self.mask
             out, mass = attend_with_mass(query, keys, values, mask)
         return self._restored(out), self._restored(mass.float().unsqueeze(-1)).squeeze(-1)
 
-    def _each(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, each position by itself: in place of positions there are the query heads of a group. Returns [kv_heads,
-        count, group, d] and [kv_heads, count, group]."""
-        assert self.share is not None and self.mask is not None
-        grouped = query.view(self.count, self.kv_heads, -1, query.shape[-1]).transpose(0, 1)
-        if self._asked is None:
-            self._asked = grouped.new_zeros(len(keys), *grouped.shape[1:])
-        self._asked[: self.kv_heads] = grouped
-        keys, values = keys[:, None], values[:, None]
-        if self.count > 1:
-            keys, values = (x.expand(-1, self.count, -1, -1) for x in (keys, values))
-        with self.share.computing():
-            out, mass = _fused(self._asked, keys, values, self.mask[None, :, None], False)
-        return out[: self.kv_heads], mass[: self.kv_heads]
-
     def _shaped(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Many positions [kv_heads, group, count, d]; of one there are the query heads of a group in their place, [1,
         kv_heads, group, d]."""
-        keys, values = keys[: self.kv_heads], values[: self.kv_heads]
         if self.count == 1:
-            return query.reshape(1, self.kv_heads, -1, query.shape[-1]), keys[None], values[None]
+            return query.reshape(1, len(keys), -1, query.shape[-1]), keys[None], values[None]
         return by_key_head(query, keys, values)
 
     def _restored(self, out: Tensor) -> Tensor:
         return out.flatten(1, 2) if self.count == 1 else by_position(out)
-
-
-def _fused(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """PyTorch's attention on the CPU, and the logarithm of the sum of the exponentials of its scores."""
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, is_causal=causal, attn_mask=mask
-    )
-    return found

@@ -123,7 +123,7 @@ class ReadingLayer:
         scores = memory_scores(placeless, keys, known, scaling, None)
         share, weights = self.gate.beside(mass[first:].view(grouped).transpose(0, 1), scores)
         self.bank.note(found[:, :real], weights[:, :real])
-        if self.reading.trace is not None:
+        if self.reading.trace is not None and traced:
             found, shares = (x[:, max(0, real - traced) : real].transpose(1, 2).flatten(0, 1) for x in (found, weights))
             self.reading.trace.append((found, shares))
         memory = (weights.unsqueeze(-2) @ values.float()).squeeze(-2).transpose(0, 1).flatten(1, 2)
@@ -156,7 +156,7 @@ class ReadingLayer:
         )
         self.reading.seconds += time.perf_counter() - start
         self.bank.note(found, weights)
-        if self.reading.trace is not None:
+        if self.reading.trace is not None and traced:
             self.reading.trace.append((found[:, n - traced :], weights[:, n - traced :]))
         return mixed
 

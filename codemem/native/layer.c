@@ -29,6 +29,8 @@ typedef struct {
     Rounded room;
 } Pass;
 
+enum { FEW = 8 }; /* rows for which it takes less time not to share them out */
+
 /* RMS norm (Zhang and Sennrich, 2019) of one row. */
 INLINE void normalised(const float *x, long size, const uint16_t *weight, float epsilon, float *out) {
     Floats squares = all(0.0f);
@@ -40,6 +42,7 @@ INLINE void normalised(const float *x, long size, const uint16_t *weight, float 
 /* The norm of the hidden states, to which `more` [n, size] is added first, if it is not NULL: out [n, size]. */
 void add_and_norm(const Pass *pass, const float *more, const uint16_t *weight, float *out) {
     long size = pass->size;
+#pragma omp parallel for if (pass->n >= FEW)
     for (long r = 0; r < pass->n; r++) {
         float *x = pass->x + r * size;
         for (long i = 0; more && i < size; i += WIDE) store(x + i, load(x + i) + load(more + r * size + i));
@@ -128,6 +131,7 @@ INLINE void seen(const float *query, const uint16_t *keys, const uint16_t *value
 void attend(const Layer *layer, const Pass *pass, const float *qkv) {
     long kv_heads = pass->kv_heads, heads = GROUP * kv_heads, every = heads + 2 * kv_heads, n = pass->n;
     const float *cos = pass->cos + pass->start * D, *sin = pass->sin + pass->start * D;
+#pragma omp parallel for if (n >= FEW)
     for (long r = 0; r < n; r++)
         for (long kv = 0; kv < kv_heads; kv++) {
             const float *key = qkv + (r * every + heads + kv) * D, *value = key + kv_heads * D;
@@ -140,7 +144,7 @@ void attend(const Layer *layer, const Pass *pass, const float *qkv) {
                 narrow(layer->values + place + i, load(value + i));
             }
         }
-#pragma omp parallel for
+#pragma omp parallel for schedule(static, 1) /* later positions attend to more */
     for (long task = 0; task < n * kv_heads; task++) {
         long r = task / kv_heads, kv = task % kv_heads, head = r * heads + kv * GROUP, length = pass->start + r + 1;
         float turned[GROUP * D], scores[GROUP * (length + WIDE)], *placeless = pass->placeless + head * D;
