@@ -234,6 +234,22 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
     torch.testing.assert_close(mixed.float(), whole.transpose(0, 1).flatten(1, 2), rtol=1e-2, atol=2e-2)
 
 
+def test_numbers_that_are_none_are_found_somewhere():
+    """No row is read that is not there."""
+    n, k, functions = 40, 32, library("focus", D=64, GROUP=1)
+    pairs = torch.full((1, n, 2, 64), float("nan"), dtype=bf16)
+    codes, steps = torch.zeros(1, 3, 16, 16, 4, dtype=torch.uint8), torch.zeros(1, 3, 16)
+    functions.pack_keys(pairs.data_ptr(), 1, n, *pointers(codes, steps))
+    steps[:] = float("nan")
+    asked, one, rows = normal(1, 1, 64, seed=0), torch.ones(64), torch.arange(n)
+    mixed, found, weights = torch.empty(1, 1, 64), torch.full((1, 1, k), -1), torch.empty(1, 1, k)
+    functions.read_focus(
+        *pointers(asked, asked, one), 1, 1, 1.0, *pointers(one, one, codes, steps, pairs, rows), n, k,
+        *pointers(one, one, one, mixed, found, weights),
+    )  # fmt: skip
+    assert ((found >= 0) & (found < n)).all()
+
+
 # Token memory.
 
 

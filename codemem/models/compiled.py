@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from codemem.models.packed import GROUP
+from codemem.models.packed import GROUP, MOST_ROWS
 from codemem.models.recorded import Blend
-from codemem.native.library import STEP, library
+from codemem.native.library import STEP, library, releasing
 from codemem.native.records import LayerRecord, PassRecord
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class CompiledPass:
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
         d, size, heads = weights.d, weights.embedding.shape[1], weights.heads
         self._weights, self._functions = weights, library("layer", D=d, GROUP=heads // weights.kv_heads)
+        self._releasing = releasing("layer", self._functions)
         cos, sin = (turn.float().contiguous() for turn in turns)
         self._layers = (LayerRecord * len(weights.layers))()
         for record, layer, *cache in zip(self._layers, weights.layers, keys, values, strict=True):
@@ -72,7 +73,8 @@ class CompiledPass:
     def __call__(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
         """Read tokens at positions from `start` on; reads: the layers that read memory, for which `blend` gets and
         returns float32. Returns the final hidden states [n, size] in bf16."""
-        weights, functions, n, record = self._weights, self._functions, len(ids), self._pass
+        weights, n, record = self._weights, len(ids), self._pass
+        functions = self._releasing if n > MOST_ROWS else self._functions
         record.n, record.start = n, start
         self._x[:n] = embedding(torch.tensor(ids), weights.embedding)
         query, local, mass = self._query[:n], self._local[:n], self._mass[:n]

@@ -139,6 +139,7 @@ INLINE void chosen(const float *query, const float *scores, long n, float least,
             exchange(best, k, now);
         }
     }
+    for (; held < k; held++) best[held] = (Found){-INFINITY, held}; /* of numbers that are none, any */
     for (int i = k - 1; i > 0; i--) {
         Found worst = best[0];
         exchange(best, i, best[i]);

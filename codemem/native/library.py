@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ctypes import PyDLL, c_float, c_long, c_void_p
+from ctypes import CDLL, PyDLL, c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,23 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
 @cache
 def library(name: str, **constants: float) -> Any:
     """The functions of `name`.c, which takes pointers as `Tensor.data_ptr` gives them, with what it calls constants;
-    None where there is no compiler that can make them. Who calls holds the tensors."""
+    None where there is no compiler that can make them. Who calls holds the tensors. While one of them runs, no other
+    thread of Python does: they take microseconds, and to ask for the interpreter again, where another thread computes,
+    takes milliseconds."""
     # With PyTorch's own threads, or alone: two sets of threads would keep each other from computing.
     openmp = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
     loaded = (_loaded(name, constants, with_openmp) for with_openmp in ((openmp, None) if openmp else (None,)))
     functions = next((found for found in loaded if found is not None), None)
-    for function, parameters in _FUNCTIONS[name].items() if functions is not None else ():
+    return None if functions is None else _typed(name, functions)
+
+
+def releasing(name: str, functions: Any) -> Any:
+    """The same functions, for calls that take many milliseconds: other threads of Python run meanwhile."""
+    return _typed(name, CDLL(functions._name))
+
+
+def _typed(name: str, functions: Any) -> Any:
+    for function, parameters in _FUNCTIONS[name].items():
         getattr(functions, function).argtypes, getattr(functions, function).restype = parameters, None
     return functions
 
@@ -92,8 +103,6 @@ def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> P
         file = cache_folder("native") / f"{name}-{hashlib.sha256(made_of).hexdigest()[:20]}.so"
         if not file.exists() and not _compiled(source, options, libraries, file):
             return None
-        # While one of its functions runs, no other thread of Python does: they take microseconds, and to ask for
-        # the interpreter again, where another thread computes, takes milliseconds.
         return PyDLL(str(file))
     except OSError:
         return None
