@@ -22,6 +22,7 @@ from codemem.completion.scripted import ScriptedDecoder, scripted_model
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.focus import Focus
 from codemem.models.decoder import TransformersDecoder
+from codemem.models.encode import transformers_reader
 from codemem.models.llama import LlamaDecoder
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.packed import GROUP, MOST_ROWS, Matrix, Packed, pack
@@ -305,6 +306,21 @@ def test_traces_are_of_the_last_positions(read, count, last):
         expected = len(model.layers) if read != "nothing" else 0
         assert len(reading.trace) == expected
         assert all(len(weights.sum(-1).unique()) > 0 and torch.isfinite(weights).all() for _, weights in reading.trace)
+
+
+@NEEDS_COMPILER
+@KINDS
+def test_what_is_recorded_is_what_transformers_records(kind):
+    """But for what is rounded."""
+    model, texts = four_bit_model(kind), [ids(150), ids(7, 1)]
+    decoder = model.decoder()
+    decoder.read(ids(20, 2))  # of another text
+    for text, (layers, final) in zip(texts, transformers_reader(model.base, model.sites).read(texts), strict=True):
+        found, states = decoder.record(text, model.sites)
+        assert found.keys() == layers.keys()
+        for one, other in ((states, final), *((found[layer], layers[layer]) for layer in layers)):
+            assert one.shape == other.shape and one.dtype == other.dtype
+            assert (one - other).float().norm() < 0.05 * other.float().norm()
 
 
 # Drafts.

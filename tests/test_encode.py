@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_tokenizer
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.states import turn
-from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize
+from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize, transformers_reader
 from codemem.models.interface import attention_modules
 from codemem.models.probe import find_sites
 from codemem.texts import Text
@@ -27,7 +27,7 @@ CODE = "\n".join(f"def function_{i}(x):\n    y = x * {i}\n    return y\n" for i 
 
 
 def encoded(*texts: Text, window: EncodingWindow = SMALL, batch_tokens: int = 4096):
-    return encode(MODEL, TOKENIZER, SITES, texts, window=window, batch_tokens=batch_tokens)
+    return encode(transformers_reader(MODEL, SITES), TOKENIZER, SITES, texts, window=window, batch_tokens=batch_tokens)
 
 
 texts = st.text(alphabet=st.sampled_from("abdef (:)\n\n\t.é漢😀\r\u2028\u00a0"), max_size=300)
@@ -242,7 +242,7 @@ def versioned(blocks: list[str], before: Entries | None = None) -> tuple[Entries
     computed = []
     text = Text("some/longer/path.py", "".join(blocks))
     (entries,) = encode(
-        MODEL,
+        transformers_reader(MODEL, SITES),
         TOKENIZER,
         SITES,
         [text],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -326,27 +327,27 @@ def test_packs_that_cannot_be_written_are_done_without(tmp_path):
 # The command.
 
 
-@pytest.mark.weights
-def test_a_completion_imports_no_transformers(tmp_path, codemem_index):
-    file = codemem_index / "use.py"
+HEAVY = ("transformers", "torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "detect_secrets", "pandas")
+
+
+def imported(*arguments: str) -> list[str]:
+    """What a command of codemem has imported of what takes long."""
     code = f"""
 import sys
-sys.argv = ["codemem", "complete", {f"{file}:3"!r}, "--max-tokens", "3"]
+sys.argv = ["codemem", *{list(arguments)!r}]
 from cli.app import main
 try:
     main()
 finally:
-    heavy = ("transformers", "torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "detect_secrets", "pandas")
-    print([name for name in heavy if name in sys.modules])
+    print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
-@pytest.fixture
-def codemem_index(repository) -> Path:
-    """A repository that the embedded model has read."""
-    code = f"import sys; sys.argv = ['codemem', 'index', {str(repository)!r}]; from cli.app import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ)
     assert done.returncode == 0, done.stderr
-    return repository
+    found: list[str] = ast.literal_eval(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.weights
+def test_neither_indexing_nor_a_completion_imports_transformers(repository):
+    assert imported("index", str(repository)) == ["detect_secrets"]
+    assert imported("complete", f"{repository / 'use.py'}:3", "--max-tokens", "3") == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import PurePosixPath
@@ -94,9 +94,20 @@ def comment_leader(path: str) -> str:
     return "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A model that reads windows. size: of a hidden state; dtype: of keys and values; read: for each window of a batch,
+    the keys before the rotary embedding and the values of its positions, memory layer -> [n, kv_heads, 2, d], and the
+    final hidden states [n, size]."""
+
+    size: int
+    dtype: torch.dtype
+    read: Callable[[Sequence[Sequence[int]]], Iterable[tuple[dict[int, Tensor], Tensor]]]
+
+
 @torch.no_grad()
 def encode(
-    model: PreTrainedModel,
+    reader: Reader,
     tokenizer: Tokenizer,
     sites: dict[int, Site],
     texts: Sequence[Text],
@@ -114,18 +125,15 @@ def encode(
     as `tokenize` does.
     """
     tokens = [_tokenize(tokenizer, text) for text in texts]
-    size = model.config.get_text_config().hidden_size
-    drafts = [_Draft(item, _windows(number, item, window), sites, size, model) for number, item in enumerate(tokens)]
+    drafts = [_Draft(item, _windows(number, item, window), sites, reader) for number, item in enumerate(tokens)]
     waiting: list[Window] = []
     for draft, entries in zip_longest(drafts, before[: len(drafts)]):
         waiting += draft.windows if entries is None else draft.reuse(entries, window)
     for batch in _batches(waiting, batch_tokens):
         pause()
-        recorded, final = _record(model, sites, [piece.ids for piece in batch])
-        for row, piece in enumerate(batch):
-            inside = slice(piece.context, len(piece.ids))
-            layers = {layer: tensor[row, inside].cpu() for layer, tensor in recorded.items()}
-            states = compress(final[row, inside].float())
+        for piece, (recorded, final) in zip(batch, reader.read([piece.ids for piece in batch]), strict=True):
+            layers = {layer: tensor[piece.context :].cpu() for layer, tensor in recorded.items()}
+            states = compress(final[piece.context :].float())
             drafts[piece.document].put(piece, layers, States(states.codes.cpu(), states.scales.cpu()))
     return [draft.entries(text) for draft, text in zip(drafts, texts, strict=True)]
 
@@ -133,14 +141,14 @@ def encode(
 class _Draft:
     """The entries of a text while they are computed, window by window."""
 
-    def __init__(
-        self, tokens: _Tokens, windows: list[Window], sites: dict[int, Site], size: int, model: PreTrainedModel
-    ) -> None:
+    def __init__(self, tokens: _Tokens, windows: list[Window], sites: dict[int, Site], reader: Reader) -> None:
         self.tokens, self.windows, count = tokens, windows, tokens.read
         self._layers = {
-            layer: torch.empty(count, site.kv_heads, 2, site.d, dtype=model.dtype) for layer, site in sites.items()
+            layer: torch.empty(count, site.kv_heads, 2, site.d, dtype=reader.dtype) for layer, site in sites.items()
         }
-        self._states = States(torch.empty(count, size, dtype=torch.int8), torch.empty(count, dtype=torch.float32))
+        self._states = States(
+            torch.empty(count, reader.size, dtype=torch.int8), torch.empty(count, dtype=torch.float32)
+        )
 
     def reuse(self, before: Entries, window: EncodingWindow) -> list[Window]:
         """Take what an earlier version's windows computed of the same tokens. Returns the windows that are left."""
@@ -186,20 +194,24 @@ class _Draft:
         )
 
 
-def _record(model: PreTrainedModel, sites: dict[int, Site], batch: list[list[int]]) -> tuple[dict[int, Tensor], Tensor]:
-    """Keys and values of a batch of windows, layer -> [batch, width, kv_heads, 2, d], and the final hidden states
-    [batch, width, size]."""
-    width = max(len(ids) for ids in batch)
-    # Padding stands on the right, where causal attention keeps it out of sight, so no mask is needed.
-    padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in batch], device=model.device)
-    recorded: dict[int, Tensor] = {}
+def transformers_reader(model: PreTrainedModel, sites: Iterable[int]) -> Reader:
+    """The windows of a batch in one forward pass of transformers' model."""
     from codemem.models.interface import attention_modules, handlers
 
     attention = attention_modules(model)
     modules = {layer: attention[layer] for layer in sites}
-    with handlers(modules, lambda layer: RecordingLayer(recorded, layer)):
-        final: Tensor = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
-    return recorded, final
+
+    def read(batch: Sequence[Sequence[int]]) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
+        width = max(map(len, batch))
+        # Padding stands on the right, where causal attention keeps it out of sight, so no mask is needed.
+        padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in batch], device=model.device)
+        recorded: dict[int, Tensor] = {}
+        with handlers(modules, lambda layer: RecordingLayer(recorded, layer)):
+            final: Tensor = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
+        for row, ids in enumerate(batch):
+            yield {layer: tensor[row, : len(ids)] for layer, tensor in recorded.items()}, final[row, : len(ids)]
+
+    return Reader(model.config.get_text_config().hidden_size, model.dtype, read)
 
 
 def plan(

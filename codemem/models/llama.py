@@ -10,7 +10,7 @@ one over `recorded.ROWS`: so a draft that was verified is what would have been g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from codemem.models.attention import attend_with_mass, by_key_head, by_position
 from codemem.models.compiled import TOGETHER, CompiledPass, compilable
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
-from codemem.models.rotary import Rotary, first_half_negated, turned
+from codemem.models.rotary import Rotary, first_half_negated, turned, unrotate
 from codemem.models.shape import Shape
 
 if TYPE_CHECKING:
@@ -201,6 +201,18 @@ class LlamaDecoder:
         if reading.tokens:
             logits = self.model.token_memory.mixed(states, logits, wanted)
         return logits if wanted is None else logits[wanted]
+
+    def record(self, ids: Sequence[int], layers: Iterable[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """Read a text in place of what was read. Returns for each of the layers keys, before the rotary embedding, and
+        values [n, kv_heads, 2, d], and the final hidden states [n, size]."""
+        self.crop(0)
+        final, n = self.states(ids, len(ids)), len(ids)
+        cos, sin = self.weights.rotary(torch.arange(n, device=final.device), self.weights.head.dtype)
+        recorded = {}
+        for layer in layers:
+            key, value = self._keys[layer, :, :n], self._values[layer, :, :n]
+            recorded[layer] = torch.stack((unrotate(key, cos, sin).to(key.dtype), value), dim=2).transpose(0, 1)
+        return recorded, final
 
     def _records(self, count: int) -> bool:
         """Whether so many positions are read by a recorded pass: few, all of which read memory where it is read."""

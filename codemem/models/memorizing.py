@@ -17,7 +17,7 @@ from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
 from codemem.models.attention import MemoryGate
 from codemem.models.decoder import Decoder, TransformersDecoder
-from codemem.models.encode import encode
+from codemem.models.encode import Reader, encode, transformers_reader
 from codemem.models.llama import LlamaDecoder, Weights
 from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
@@ -180,13 +180,21 @@ class MemorizingModel(nn.Module):
 
     def warm(self) -> None:
         """Load what `encode` needs now, so that the first text does not wait for it."""
-        _ = self.base
+        self._reader()
+
+    def _reader(self) -> Reader:
+        """What `encode` reads with: our own forward pass where functions of C compute it, else transformers'."""
+        decoder = self.decoder()
+        if isinstance(decoder, LlamaDecoder) and decoder.weights.compiled:
+            own = decoder
+            return Reader(self.state_size, self.dtype, lambda batch: (own.record(ids, self.sites) for ids in batch))
+        return transformers_reader(self.base, self.sites)
 
     def encode(self, texts: Sequence[Text], **options: Any) -> list[Entries]:
         """The entries of each text, as the base model reads it without memory; options: those of `encode.encode`, which
         says what is raised."""
         with self.reads(attention=False, tokens=False):
-            return encode(self.base, self.tokenizer, self.sites, texts, **options)
+            return encode(self._reader(), self.tokenizer, self.sites, texts, **options)
 
     def forget(self, path: str) -> None:
         """Remove what was remembered under a path."""
