@@ -349,5 +349,7 @@ finally:
 
 @pytest.mark.weights
 def test_neither_indexing_nor_a_completion_imports_transformers(repository):
+    imported("index", str(repository))  # the embedded model may have to be converted
+    (repository / "more.py").write_text("def more(x):\n    return x + 1\n")
     assert imported("index", str(repository)) == ["detect_secrets"]
     assert imported("complete", f"{repository / 'use.py'}:3", "--max-tokens", "3") == []
