@@ -181,6 +181,14 @@ def test_a_search_of_states_copies_no_keys():
     assert all(bank.entries(path).layers[2] is not entries.layers[2] for path, entries in documents.items())
 
 
+def test_a_bank_that_was_searched_in_inference_mode_takes_more():
+    bank = held_bank({"a.py": entries_of(5, 1)})
+    with torch.inference_mode():
+        bank.search(2, queries_of(2, 4), 7)
+    bank.add("b.py", entries_of(4, 2))
+    assert torch.equal(bank.entries("b.py").layers[2], entries_of(4, 2).layers[2])
+
+
 def test_place_names_the_innermost_definition():
     symbols = (Symbol("Door", 1, 9), Symbol("Door.open", 3, 5))
     bank = held_bank({"empty.py": entries_of(0, 1), "door.py": entries_of(6, 2, symbols)})

@@ -57,7 +57,8 @@ class Pieces:
     def whole(self) -> Tensor:
         """All of them; from now on they are held together."""
         if self._whole is None:
-            self._whole = self._none.new_empty(max(self._room, self._rows), *self._none.shape[1:])
+            with torch.inference_mode(False):  # it is written into again
+                self._whole = self._none.new_empty(max(self._room, self._rows), *self._none.shape[1:])
             for start, end, piece in zip(self._starts, [*self._starts, self._rows][1:], self._pieces, strict=True):
                 self._whole[start:end] = 0 if piece is None else piece
             self._pieces, self._starts = [], []
