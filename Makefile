@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-DEMO_CURSOR ?= cli/complete.py:227:28
+DEMO_CURSOR ?= cli/complete.py:229:28
 IMAGES ?=
 
 BIN := .venv/bin

@@ -29,6 +29,7 @@ def beside(indexed, model, monkeypatch):
     """A daemon of the tiny model that `indexed` was read with. Its weights stay in 16 bits: packed ones are for a few
     positions at a time, so that shares would differ by more than their last digits."""
     monkeypatch.setattr("codemem.models.packed.pack", lambda *_: None)
+    monkeypatch.setattr("codemem.models.pretrained.packs_path", lambda _: None)
     with Daemon(lambda: load_memorizing(str(model)), address=address_of(str(model))) as daemon:
         with daemon.editor(indexed) as editor:
             editor.ready()
