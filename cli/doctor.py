@@ -77,7 +77,7 @@ def _installation() -> Iterator[Check]:
     threads = torch.get_num_threads()
     yield Check("torch", "ok", f"{torch.__version__}, {threads} threads; transformers {transformers.__version__}")
     found = compiler()
-    text = found or "none; a completion takes 1.6 times as long as where one is"
+    text = found or "none; a token takes three times as long as where one is"
     yield Check("compiler", "ok" if found else "warning", text, None if found else _install_compiler())
     yield Check("faiss", "ok", f"{faiss.__version__}, {faiss.get_compile_options().strip() or 'no special options'}")
     if torch.cuda.is_available():

@@ -135,7 +135,9 @@ class ReadingLayer:
         read. query, local, mass, and what is returned: float32."""
         focus, site, gate = self.reading.focus, self.site, self.gate
         functions = library("focus", D=site.d, GROUP=site.heads // site.kv_heads)
-        if focus is None or gate.kind != "joint" or (held := focus.packed(site.layer, functions)) is None:
+        if functions is None or focus is None or gate.kind != "joint":
+            return None
+        if (held := focus.packed(site.layer, functions)) is None:
             return None
         n, k = len(query), min(self.reading.k, len(focus))
         mixed = torch.empty_like(local)

@@ -18,35 +18,14 @@ void pack_keys(const uint16_t *pairs, long kv_heads, long n, uint8_t *codes, flo
 #pragma omp parallel for
     for (long at = 0; at < kv_heads * n; at++) {
         long place = at % n, tile = at / n * tiles + place / KEYS;
-        Floats most = all(0.0f);
-        for (long i = 0; i < D; i += WIDE) {
-            Floats x = widen(pairs + at * 2 * D + i), size = choose(x < 0, -x, x);
-            most = choose(size > most, size, most);
-        }
-        float step = largest(most) / 63, inverse = step > 0 ? 1 / step : 0;
-        uint8_t key[D], *own = codes + tile * TILE + place % KEYS * 4;
-        for (long i = 0; i < D; i += WIDE) {
-            Bytes bytes = __builtin_convertvector(nearest(widen(pairs + at * 2 * D + i) * inverse) + 64, Bytes);
-            memcpy(key + i, &bytes, sizeof bytes);
-        }
+        float numbers[D];
+        int8_t key[D];
+        int32_t total;
+        uint8_t *own = codes + tile * TILE + place % KEYS * 4;
+        for (long i = 0; i < D; i += WIDE) store(numbers + i, widen(pairs + at * 2 * D + i));
+        steps[tile * KEYS + place % KEYS] = rounded(numbers, D, 63, key, &total);
+        for (long i = 0; i < D; i++) key[i] += 64;
         for (long i = 0; i < D; i += 4) memcpy(own + i * KEYS, key + i, 4);
-        steps[tile * KEYS + place % KEYS] = step;
-    }
-}
-
-/* A query [D] in 8 bits; total: 64 times their sum. By what they are multiplied changes no order. */
-INLINE void rounded(const float *from, int8_t *numbers, int32_t *total) {
-    Floats most = all(0.0f);
-    for (long i = 0; i < D; i += WIDE) {
-        Floats x = load(from + i), size = choose(x < 0, -x, x);
-        most = choose(size > most, size, most);
-    }
-    float step = largest(most) / 127, inverse = step > 0 ? 1 / step : 0;
-    *total = 0;
-    for (long i = 0; i < D; i += WIDE) {
-        Bytes bytes = __builtin_convertvector(nearest(load(from + i) * inverse), Bytes);
-        memcpy(numbers + i, &bytes, sizeof bytes);
-        for (int j = 0; j < WIDE; j++) *total += 64 * bytes[j];
     }
 }
 
@@ -170,7 +149,9 @@ void read_focus(const float *placeless, const float *local, const float *mass, l
         for (long q = 0; q < kv_heads * asked; q++) {
             long kv = q / asked, r = q % asked / GROUP, head = r * heads + kv * GROUP + q % GROUP;
             turn(placeless + head * D, cos, sin, turned + q * D);
-            rounded(turned + q * D, queries + q * D, totals + q);
+            /* By what they are multiplied changes no order; a code is 64 more than what it stands for. */
+            rounded(turned + q * D, D, 127, queries + q * D, totals + q);
+            totals[q] *= 64;
         }
 #pragma omp for
         for (long task = 0; task < kv_heads * blocks; task++) {

@@ -71,33 +71,18 @@ INLINE void multiplied_by(const int rows, const uint8_t *codes, const uint16_t *
     }
 }
 
-/* A group of a row, NUMBERS numbers, in 8 bits. */
-INLINE void rounded(const float *from, int8_t *numbers, float *steps) {
-    Floats most = all(0.0f);
-    Ints total = {0};
-    for (int i = 0; i < NUMBERS; i += WIDE) {
-        Floats x = load(from + i), size = choose(x < 0, -x, x);
-        most = choose(size > most, size, most);
-    }
-    float step = largest(most) / 127, inverse = step > 0 ? 1 / step : 0;
-    for (int i = 0; i < NUMBERS; i += WIDE) {
-        Ints whole = nearest(load(from + i) * inverse);
-        total += whole;
-        Bytes bytes = __builtin_convertvector(whole, Bytes);
-        memcpy(numbers + i, &bytes, sizeof bytes);
-    }
-    steps[0] = step;
-    steps[1] = step * sum(__builtin_convertvector(total, Floats));
-}
-
 /* rows [n, inputs] times a matrix: out [n, outputs]. room: for n rows. */
 INLINE void product(const float *rows, long n, const Matrix *matrix, Rounded room, float *out) {
     long groups = matrix->inputs / NUMBERS, tiles = matrix->outputs / OUTPUTS;
 #pragma omp parallel
     {
 #pragma omp for
-        for (long g = 0; g < n * groups; g++)
-            rounded(rows + g * NUMBERS, room.numbers + g * NUMBERS, room.steps + 2 * g);
+        for (long g = 0; g < n * groups; g++) {
+            int32_t total;
+            float step = rounded(rows + g * NUMBERS, NUMBERS, 127, room.numbers + g * NUMBERS, &total);
+            room.steps[2 * g] = step;
+            room.steps[2 * g + 1] = step * total;
+        }
 #pragma omp for
         for (long tile = 0; tile < tiles; tile++)
             for (long r = 0; r < n; r += ROWS)

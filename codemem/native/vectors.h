@@ -164,3 +164,23 @@ INLINE float largest(Floats x) {
     for (int i = 1; i < WIDE; i++) most = x[i] > most ? x[i] : most;
     return most;
 }
+
+/* Numbers [size] as integers of up to `most` either way. Returns what these are multiplied with; total: their sum. */
+INLINE float rounded(const float *from, long size, int most, int8_t *to, int32_t *total) {
+    Floats widest = all(0.0f);
+    Ints sums = {0};
+    for (long i = 0; i < size; i += WIDE) {
+        Floats x = load(from + i), width = choose(x < 0, -x, x);
+        widest = choose(width > widest, width, widest);
+    }
+    float step = largest(widest) / most, inverse = step > 0 ? 1 / step : 0;
+    for (long i = 0; i < size; i += WIDE) {
+        Ints whole = nearest(load(from + i) * inverse);
+        Bytes bytes = __builtin_convertvector(whole, Bytes);
+        memcpy(to + i, &bytes, sizeof bytes);
+        sums += whole;
+    }
+    *total = 0;
+    for (int i = 0; i < WIDE; i++) *total += sums[i];
+    return step;
+}
