@@ -292,13 +292,38 @@ def test_packed_weights_compute_what_transformers_does(kind, read, tiled):
         assert decoder.tokens == text[:end]
 
 
+WIDE = pytest.mark.parametrize("wide", [False, True])
+
+
 @NEEDS_COMPILER
-@pytest.mark.parametrize(("count", "last"), [(1, 1), (64, 64), (65, 3), (150, 100), (200, 1)])
+@WIDE
+@KINDS
 @READS
-def test_traces_are_of_the_last_positions(read, count, last):
+def test_a_long_text_is_read_as_fast_as_the_processor_can(kind, read, wide):
+    """Where it has a unit for products of matrices, by PyTorch; the positions that read memory as everywhere."""
+    model = reading_model(kind, read)
+    decoder, expected, text = model.decoder(), TransformersDecoder(model), ids(400)
+    decoder.weights.wide = wide
+    for start, end, last in ((0, 250, 5), (250, 253, 3), (253, 400, 64), (0, 30, 30), (30, 300, 60)):
+        for each in (decoder, expected):
+            each.crop(start)
+        found, theirs = (each.read(text[start:end], last) for each in (decoder, expected))
+        assert (found - theirs).abs().max() < 0.05 * theirs.abs().max()
+        assert decoder.tokens == text[:end]
+    with model.reads(attention=False, tokens=False):
+        found, theirs = (each.states(text[300:], 100) for each in (decoder, expected))
+    assert found.shape == theirs.shape and (found - theirs).abs().max() < 0.05 * theirs.abs().max()
+
+
+@NEEDS_COMPILER
+@WIDE
+@pytest.mark.parametrize(("count", "last"), [(1, 1), (64, 64), (65, 3), (150, 100), (200, 1), (220, 215)])
+@READS
+def test_traces_are_of_the_last_positions(read, count, last, wide):
     """However many passes they are read by."""
     model = reading_model("llama", read)
     decoder = model.decoder()
+    decoder.weights.wide = wide
     with model.reads(traced=True) as reading:
         reading.states = []
         assert decoder.read(ids(count), last).shape[0] == last

@@ -1,8 +1,9 @@
 """Our own forward pass of Llama-shaped decoders, for generating.
 
 A token of a small model costs transformers more in Python than in arithmetic. On the CPU functions of C compute a few
-layers in one call (`compiled.py`); where there is no compiler, a layer is some 15 operations on one document's tokens
-[n, size]. Keys and values stand in a cache that was allocated before, and weights have 4 or 8 bits.
+layers in one call (`compiled.py`); where there is no compiler, and for many positions on a processor that has a unit
+for products of matrices, a layer is some 15 operations on one document's tokens [n, size]. Keys and values stand in a
+cache that was allocated before, and weights have 4 or 8 bits.
 
 A position's result does not depend on how many others are computed with it, bit by bit, in a compiled pass; on a GPU in
 one over `recorded.ROWS`: so a draft that was verified is what would have been generated. Elsewhere there are no drafts.
@@ -21,7 +22,7 @@ from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_prod
 
 from codemem.models.attention import attend_with_mass, by_key_head, by_position
 from codemem.models.compiled import TOGETHER, CompiledPass, compilable
-from codemem.models.packed import MOST_ROWS, Linear, Matrix, pack_all
+from codemem.models.packed import MOST_ROWS, Linear, Matrix, multiplies_matrices, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned, unrotate
 from codemem.models.shape import Shape
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Positions for which room is made at a time.
 _ROOM = 1024
+# So many positions that read no memory are read by PyTorch where its products are faster.
+_MANY = 128
 
 
 class Norm:
@@ -95,6 +98,9 @@ class Weights:
         # Whether a few positions are read by a `RecordedPass`, or all by a `CompiledPass`.
         self.recorded = self.head.device.type == "cuda"
         self.compiled = compilable(self)
+        # Whether PyTorch's products of many rows are faster than those in 8 bits: where the processor has a unit for
+        # products of matrices in bf16.
+        self.wide = self.compiled and multiplies_matrices()
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
@@ -160,10 +166,15 @@ class LlamaDecoder:
             return self._recorded(ids, last)[len(ids) - last : len(ids)]
         if self.weights.compiled:
             return self._compiled(ids, last)
+        reading = self.model.reading
+        return self._by_pytorch(ids, last, reading.rows(len(ids)) if reading.searches(self.model.bank) else 0)
+
+    def _by_pytorch(self, ids: Sequence[int], last: int, rows: int) -> Tensor:
+        """As `states`, layer by layer; the last `rows` positions read memory."""
         start, count = len(self.tokens), len(ids)
         end = start + count
         self._reserve(end)
-        weights, reading, layers = self.weights, self.model.reading, self.model.layers
+        weights, layers = self.weights, self.model.layers
         heads, kv_heads, d = weights.heads, weights.kv_heads, weights.d
         step = torch.tensor(ids, device=weights.head.device)
         x = embedding(step, weights.embedding)
@@ -171,7 +182,6 @@ class LlamaDecoder:
         seen = _Seen(start, count, x)
         every_keys, every_values = (cache[:, :, : seen.length].unbind() for cache in (self._keys, self._values))
         new_keys, new_values = (cache[:, :, start:end].unbind() for cache in (self._keys, self._values))
-        rows = reading.rows(count) if reading.searches(self.model.bank) else 0
         for number, layer in enumerate(weights.layers):
             pair, value = layer.projected(x, heads, kv_heads)
             placed = turned(pair, cos, sin)
@@ -224,8 +234,10 @@ class LlamaDecoder:
         reading, layers, states = self.model.reading, self.model.layers, self.weights.embedding[:0]
         if self._pass is None:
             self._pass = CompiledPass(self.weights, self._keys, self._values, (self._cos, self._sin))
-        first = len(ids) - (reading.rows(len(ids)) if reading.searches(self.model.bank) else 0)
-        for piece in (*_pieces(0, first), *_pieces(first, len(ids))):
+        first, done = len(ids) - (reading.rows(len(ids)) if reading.searches(self.model.bank) else 0), 0
+        if self.weights.wide and first >= _MANY:
+            states, done = self._by_pytorch(ids[:first], min(last, first), 0), first
+        for piece in (*_pieces(done, first), *_pieces(first, len(ids))):
             traced = min(last, piece.stop - piece.start) if piece.stop == len(ids) else 0
 
             def blend(number: int, query: Tensor, local: Tensor, mass: Tensor, traced: int = traced) -> Tensor:

@@ -86,6 +86,12 @@ def tiles() -> bool:
     return library("matrix") is not None
 
 
+def multiplies_matrices() -> bool:
+    """Whether the processor has a unit for products of matrices in bf16 (AMX), which PyTorch then uses."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return asked is not None and bool(asked())
+
+
 def pack(weights: Sequence[Tensor], tiled: bool) -> Packed | None:
     """The matrices [outputs, inputs] of the same inputs, one below the other, for the functions of C or for PyTorch;
     None where they are not bf16, or PyTorch has no kernel for them here."""
