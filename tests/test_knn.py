@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codemem.memory.knn import EXACT_ENTRIES, ExactIndex, FlatIndex, Hidden, Index, IVFIndex, make_index
+from codemem.native.library import compiler
 
 CPU = torch.device("cpu")
 KV_HEADS, D = 2, 8
@@ -228,16 +229,47 @@ def test_exact_search_keeps_the_keys_in_the_models_dtype():
 
 
 @settings(max_examples=20, deadline=None)
-@given(m=st.integers(1, 60), seed=st.integers(0, 2**20))
-def test_what_an_inverted_file_finds_for_a_query_does_not_depend_on_the_others(m, seed):
+@given(m=st.integers(1, 60), seed=st.integers(0, 2**20), heads_and_bits=st.sampled_from([(KV_HEADS, 16), (1, 8)]))
+def test_what_an_inverted_file_finds_for_a_query_does_not_depend_on_the_others(m, seed, heads_and_bits):
     """So a draft that was verified together is what would have been generated one by one."""
-    keys = random(KV_HEADS, 1500, 64, seed=1)
-    index = IVFIndex(keys[:, :1200], nlist=40)
+    heads, bits = heads_and_bits
+    keys = random(heads, 1500, 64, seed=1)
+    index = IVFIndex(keys[:, :1200], nlist=40, bits=bits)
     for piece in keys.split([1200, 300], dim=1):
         index.add(piece)
     assert index._tail.shape[1] == 300
-    queries = random(KV_HEADS, m, 64, seed=seed)
+    queries = random(heads, m, 64, seed=seed)
     hidden = Hidden(torch.arange(1500) % 7 == 0)
     together = index.search(queries, 20, hidden)
     alone = torch.cat([index.search(query, 20, hidden) for query in queries.split(1, dim=1)], dim=1)
     assert torch.equal(together, alone)
+
+
+@pytest.mark.skipif(not compiler(), reason="there is no C compiler")
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(0, 300),
+    later=st.integers(0, 60),
+    k=st.integers(1, 90),
+    hidden=st.sampled_from([0, 1, 3]),
+    d=st.sampled_from([64, 192]),
+    seed=st.integers(0, 2**20),
+)
+def test_a_function_of_c_finds_what_exact_search_finds(rows, later, k, hidden, d, seed):
+    """But for what 8 bits lose, of keys that all have the same large number too; in cells that grow, some of them empty,
+    and behind them."""
+    keys = random(1, rows + later, d, seed=seed) + torch.eye(1, d) * 5
+    index = IVFIndex(keys[:, :rows], nlist=max(1, rows // 10), bits=8)
+    assert index._compiled
+    index.nprobe = 30
+    mask = torch.arange(rows + later) % max(hidden, 1) == (0 if hidden else 1)
+    queries = random(1, 5, d, seed=seed + 1)
+    for end in (rows // 2, rows, rows + later):
+        index.add(keys[:, len(index) : end])
+        found = index.search(queries, k, Hidden(mask[:end]))
+        expected = filled("exact", keys[:, :end]).search(queries, k, Hidden(mask[:end]))
+        assert found.shape == expected.shape and (found >= 0).sum() == (expected >= 0).sum()
+        assert not mask[found[found >= 0]].any()
+        assert all(len(set(row)) == len(row) for row in ([r for r in each if r >= 0] for each in found[0].tolist()))
+        best, wanted = (scores_of(keys, queries, each) for each in (found, expected))
+        torch.testing.assert_close(best, wanted, rtol=0, atol=0.05 * d**0.5)

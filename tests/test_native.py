@@ -21,7 +21,7 @@ from codemem.models.packed import pack
 from codemem.models.rotary import Rotary, first_half_negated, rotate
 from codemem.native import library as module
 from codemem.native.library import compiler, library
-from codemem.native.records import LayerRecord, PassRecord
+from codemem.native.records import FocusRecord, LayerRecord, PassRecord
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="there is no C compiler")
 # Key/value heads, query heads of each, and the size of a head.
@@ -154,7 +154,7 @@ def test_a_layer(n, heads, inner, biases, eight, seed):
         )  # fmt: skip
         places = dict(zip(("keys", "values", *norms), pointers(*cache, *norms.values()), strict=True))
         layer = LayerRecord(**matrices, **places)
-        library("layer", D=d, GROUP=group).layers(byref(layer), 1, byref(step))
+        library("layer", D=d, GROUP=group).layers(byref(layer), 1, byref(step), None)
         return x, placeless, local
 
     cache = torch.zeros(2, kv_heads, 64, d, dtype=bf16)
@@ -187,7 +187,7 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
     pairs = normal(kv_heads, n, 2, d, seed=seed, dtype=bf16)
     if ties:
         pairs[:, :, 0] = pairs[:, :1, 0]
-    keys, rows, functions = pairs[:, :, 0], torch.arange(n).flip(0) * 3, library("focus", D=d, GROUP=group)
+    keys, rows, functions = pairs[:, :, 0], torch.arange(n).flip(0) * 3, library("layer", D=d, GROUP=group)
     tiles = -(-n // 16)
     codes, steps = torch.zeros(kv_heads, tiles, d // 4, 16, 4, dtype=torch.uint8), torch.zeros(kv_heads, tiles, 16)
     functions.pack_keys(pairs.data_ptr(), kv_heads, n, *pointers(codes, steps))
@@ -205,10 +205,12 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
         found, weights = torch.empty(2, group * kv_heads, count, k)
         found = found.long()
         asked = [x[of].contiguous() for x in (placeless, local, mass)]
-        functions.read_focus(
-            *pointers(*asked), count, kv_heads, d**-0.5, *pointers(*turns, codes, steps, pairs, rows),
-            n, k, *pointers(gate.temperature, gate.bias, gate.discount, mixed, found, weights),
-        )  # fmt: skip
+        learned = gate.temperature, gate.bias, gate.discount
+        focus = FocusRecord(
+            *pointers(codes, steps, pairs, rows), n, k, *pointers(*turns, *learned, found, weights), 1.0
+        )
+        functions.read_focus(byref(focus), *pointers(*asked), count, kv_heads, d**-0.5, mixed.data_ptr())
+        assert focus.seconds > 1.0
         return [mixed, found, weights]
 
     mixed, found, weights = read(slice(None))
@@ -236,17 +238,15 @@ def test_reading_a_focus(n, k, positions, heads, ties, seed):
 
 def test_numbers_that_are_none_are_found_somewhere():
     """No row is read that is not there."""
-    n, k, functions = 40, 32, library("focus", D=64, GROUP=1)
+    n, k, functions = 40, 32, library("layer", D=64, GROUP=1)
     pairs = torch.full((1, n, 2, 64), float("nan"), dtype=bf16)
     codes, steps = torch.zeros(1, 3, 16, 16, 4, dtype=torch.uint8), torch.zeros(1, 3, 16)
     functions.pack_keys(pairs.data_ptr(), 1, n, *pointers(codes, steps))
     steps[:] = float("nan")
     asked, one, rows = normal(1, 1, 64, seed=0), torch.ones(64), torch.arange(n)
     mixed, found, weights = torch.empty(1, 1, 64), torch.full((1, 1, k), -1), torch.empty(1, 1, k)
-    functions.read_focus(
-        *pointers(asked, asked, one), 1, 1, 1.0, *pointers(one, one, codes, steps, pairs, rows), n, k,
-        *pointers(one, one, one, mixed, found, weights),
-    )  # fmt: skip
+    focus = FocusRecord(*pointers(codes, steps, pairs, rows), n, k, *pointers(*[one] * 5, found, weights))
+    functions.read_focus(byref(focus), *pointers(asked, asked, one), 1, 1, 1.0, mixed.data_ptr())
     assert ((found >= 0) & (found < n)).all()
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # So many positions are searched one by one on the CPU, those of a draft, so that none changes what is found for
 # another; on a GPU they are always as many.
 _ONE_BY_ONE = 64
-_KEYS = 16  # in a tile, see focus.c
+_KEYS = 16  # in a tile, see focus.h
 
 
 class Focus:
@@ -44,12 +44,15 @@ class Focus:
         inside = sum(weight for window, weight in votes.items() if window in self.windows)
         return inside / max(sum(votes.values()), 1e-9)
 
-    def packed(self, layer: int, functions: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Keys as `pack_keys` of focus.c, one of the functions given, packs them, and pairs of keys and values
-        [kv_heads, n, 2, d], where they are bf16 on the CPU."""
+    @property
+    def packable(self) -> bool:
+        """Whether keys and values are bf16 on the CPU."""
+        return all(pairs.dtype == torch.bfloat16 and pairs.device.type == "cpu" for pairs in self._pairs.values())
+
+    def packed(self, layer: int, functions: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys as `pack_keys` of focus.h, one of the functions given, packs them, and pairs of keys and values
+        [kv_heads, n, 2, d]. Only of those that are packable."""
         pairs = self._pairs[layer]
-        if pairs.dtype != torch.bfloat16 or pairs.device.type != "cpu":
-            return None
         if layer not in self._packed:
             kv_heads, n, _, d = pairs.shape
             tiles = -(-n // _KEYS)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from codemem.memory.order import EXACT_ENTRIES
+from codemem.native.library import library
 
 IndexKind = Literal["auto", "exact", "flat", "ivf"]
 
@@ -32,6 +33,7 @@ TAIL_ROWS, MOST_TAIL_ROWS = 2_048, 16_384
 _ITERATIONS = 10  # of k-means, as FAISS trains an inverted file
 _QUERIES_TO_SHARE = 4
 _ONE_BY_ONE = 18
+_NUMBERS = 64  # of which a key has a multiple where a function of C searches
 
 
 class Hidden:
@@ -52,9 +54,14 @@ class Hidden:
         return self._there
 
     @cached_property
+    def shown(self) -> np.ndarray:
+        """The rows that may be returned, a bit for each, the lowest of a byte first."""
+        return np.packbits(~self.mask.cpu().numpy(), bitorder="little")
+
+    @cached_property
     def selector(self) -> Any:
-        """The rows that may be returned, for FAISS."""
-        return faiss.IDSelectorBitmap(np.packbits(~self.mask.cpu().numpy(), bitorder="little"))
+        """The same, for FAISS."""
+        return faiss.IDSelectorBitmap(self.shown)
 
 
 class Index(Protocol):
@@ -177,6 +184,7 @@ class IVFIndex:
         )
         self._file.train(centred.reshape(-1, d))  # of the codec: there are all cells already
         self._mapped = False
+        self._cells: _Cells | None = None
         self._open(kv_heads)
 
     def _open(self, kv_heads: int) -> None:
@@ -188,6 +196,11 @@ class IVFIndex:
             self._quantisers[-1].add(centroids)
         self.nprobe = max(1, round(total // kv_heads * PROBED))
         self._tail = torch.empty(kv_heads, 0, d, dtype=torch.float32)
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether a function of C searches such a file: one of single numbers of 8 bits, for one head."""
+        return len(self._quantisers) == 1 and self._file.code_size == self._file.d and not self._file.d % _NUMBERS
 
     @property
     def _settled(self) -> int:
@@ -218,6 +231,7 @@ class IVFIndex:
         if count <= 0:
             return
         self.own()
+        self._cells = None
         rows = np.arange(self._settled, self._settled + count)
         for number, (quantiser, keys) in enumerate(zip(self._quantisers, self._tail, strict=True)):
             head = np.ascontiguousarray(keys[:count].numpy())
@@ -248,6 +262,9 @@ class IVFIndex:
         """Of the inverted file: scores float32 and rows int64, both [kv_heads, m, k], -1 for a row that is not
         there."""
         kv_heads, m, d = queries.shape
+        if self._compiled and (functions := library("cells")) is not None:
+            self._cells = self._cells or _Cells(self._file)
+            return self._cells.search(functions, queries[0].contiguous(), self.nprobe, k, hidden)
         distances, cells = self._nearest_cells(queries.numpy())
         asked, count = queries.reshape(-1, d).contiguous(), kv_heads * m
         scores, rows = torch.empty(kv_heads, m, k, dtype=torch.float32), torch.empty(kv_heads, m, k, dtype=torch.int64)
@@ -287,7 +304,7 @@ class IVFIndex:
                 cells.add_entries(cell, mapped.list_size(cell), mapped.get_ids(cell), mapped.get_codes(cell))
             self._file.replace_invlists(cells, True)
             cells.this.disown()
-            self._mapped = False
+            self._mapped, self._cells = False, None
 
     def save(self, folder: Path, name: str) -> None:
         """Write the inverted file, and another for the rest."""
@@ -307,11 +324,44 @@ class IVFIndex:
         except (EOFError, KeyError, BadZipFile) as error:
             raise ValueError(f"{name}.npz is damaged: {error}") from error
         self._file = faiss.read_index(str(folder / f"{name}.faiss"), faiss.IO_FLAG_MMAP)
-        self._mapped = True
+        self._mapped, self._cells = True, None
         # To start threads that read ahead takes longer than to read.
         faiss.downcast_InvertedLists(self._file.invlists).prefetch_nthread = 0
         self._open(len(self._centre))
         return self
+
+
+class _Cells:
+    """The cells of a file for one head, with 8 bits a number, as `search` of cells.c wants them, as long as none
+    grows."""
+
+    def __init__(self, file: Any) -> None:
+        lists, count, d = file.invlists, file.nlist, file.d
+        centroids = torch.from_numpy(file.quantizer.reconstruct_n(0, count)).bfloat16()
+        halves = centroids.float().square().sum(dim=-1) / 2
+        low, width = torch.from_numpy(faiss.vector_to_array(file.sq.trained)).view(2, d)
+        cells = ((lists.get_codes(i), lists.get_ids(i), lists.list_size(i)) for i in range(count))
+        self._file = centroids, halves, torch.tensor([[int(part or 0) for part in cell] for cell in cells])
+        self._codec = (low + width / 510).contiguous(), (width / 255).contiguous()
+
+    def search(self, functions: Any, queries: Tensor, nprobe: int, k: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
+        """As `IVFIndex._found`, for queries [m, d]."""
+        (m, d), count = queries.shape, len(self._file[0])
+        rows, scores = torch.empty(1, m, k, dtype=torch.int64), torch.empty(1, m, k, dtype=torch.float32)
+        functions.search(
+            queries.data_ptr(),
+            m,
+            d,
+            *(tensor.data_ptr() for tensor in self._file),
+            count,
+            min(nprobe, count),
+            *(tensor.data_ptr() for tensor in self._codec),
+            hidden.shown.ctypes.data if hidden.anything else None,
+            k,
+            rows.data_ptr(),
+            scores.data_ptr(),
+        )
+        return scores, rows
 
 
 def _vectors(keys: Tensor) -> np.ndarray:

@@ -24,6 +24,10 @@ _CHUNK = 65_536
 # An index that costs little to fill is filled again with a new mean when the bank has grown by this much.
 _GROWTH = 1.25
 _FILE = "states"
+# So many positions at most are those of a draft, each of which must find what it finds alone.
+_FEW = 16
+# More than are wanted are scored again, since what is found first was scored by rounded numbers.
+_MORE = 16
 
 
 class StateIndex:
@@ -120,7 +124,15 @@ class StateIndex:
         """The nearest of the first `rows` rows to queries [m, size]. Returns rows [m, k] int64, -1 where there are
         fewer, and similarities [m, k] float32, -1 to 1, best first."""
         index, wanted = self.build(rows), self._wanted(queries)
-        return self._ranked(wanted, index.search(wanted[None], k, hidden)[0], queries.device)
+        found = self._found(index, wanted, k + _MORE if self._functions() else k, hidden)
+        rows_of, similarity = self._ranked(wanted, found, queries.device)
+        return rows_of[:, :k], similarity[:, :k]
+
+    def _found(self, index: Index, wanted: Tensor, k: int, hidden: Hidden) -> Tensor:
+        """Rows [m, k], of a few positions those that each finds by itself."""
+        if isinstance(index, IVFIndex) or len(wanted) > _FEW or self.device.type != "cpu":
+            return index.search(wanted[None], k, hidden)[0]
+        return torch.cat([index.search(each[None, None], k, hidden)[0] for each in wanted])
 
     def ranked(self, queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [m, k], -1 for none, by their similarity to queries [m, size], best first, and the similarities."""

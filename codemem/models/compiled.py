@@ -6,18 +6,20 @@ is what would have been generated.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from ctypes import byref, sizeof
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from ctypes import addressof, byref, c_void_p, sizeof
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from codemem.memory.focus import Focus
+from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.packed import GROUP, MOST_ROWS
 from codemem.models.recorded import Blend
 from codemem.native.library import STEP, library, releasing
-from codemem.native.records import LayerRecord, PassRecord
+from codemem.native.records import FocusRecord, LayerRecord, PassRecord
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
@@ -33,7 +35,50 @@ def compilable(weights: Weights) -> bool:
     group = weights.heads // weights.kv_heads
     fits = weights.d % (2 * STEP) == 0 and group <= _MOST_HEADS
     tiled = all(each.packed and each.packed.tiled for layer in weights.layers for each in layer.matrices)
-    return fits and tiled and library("layer", D=weights.d, GROUP=group) is not None
+    return fits and tiled and functions_for(weights) is not None
+
+
+def functions_for(weights: Weights) -> Any:
+    """Those of layer.c for heads of this shape, None where they cannot be compiled."""
+    return library("layer", D=weights.d, GROUP=weights.heads // weights.kv_heads)
+
+
+class ReadFocus:
+    """What a compiled pass reads a focus with, at each of the memory layers `layers`, of so many in all. functions:
+    those that read it."""
+
+    def __init__(self, focus: Focus, layers: Mapping[int, ReadingLayer], count: int, functions: Any) -> None:
+        self.focus, self.layers = focus, layers
+        self.readable = all(layer.gate.kind == "joint" for layer in layers.values()) and focus.packable
+        self.pointers = (c_void_p * count)()
+        self._records: list[FocusRecord] = []
+        for number, layer in sorted(layers.items()) if self.readable else ():
+            gate = layer.gate
+            held = *focus.packed(number, functions), focus.rows
+            learned = *layer.angle, gate.temperature, gate.bias, gate.discount
+            k = min(layer.reading.k, len(focus))
+            pointers = [[tensor.data_ptr() for tensor in tensors] for tensors in (held, learned)]
+            self._records.append(FocusRecord(*pointers[0], len(focus), k, *pointers[1]))
+            self.pointers[number] = addressof(self._records[-1])
+
+    def prepare(self, heads: int, positions: int) -> tuple[Tensor, Tensor]:
+        """Room for what each layer reads: rows of the memory, and weights, [memory layers, heads, positions, k]."""
+        sizes = len(self._records), heads, positions, self._records[0].k
+        found, weights = torch.empty(sizes, dtype=torch.int64), torch.empty(sizes, dtype=torch.float32)
+        step = heads * positions * sizes[-1]
+        for number, record in enumerate(self._records):
+            record.found, record.weights = found.data_ptr() + 8 * step * number, weights.data_ptr() + 4 * step * number
+            record.seconds = 0.0
+        return found, weights
+
+    def note(self, found: Tensor, weights: Tensor, reading: Reading, traced: int) -> None:
+        """Note what was read, and leave traces of the last positions."""
+        first = found.shape[2] - traced
+        for layer, rows, shares in zip(self.layers.values(), found, weights, strict=True):
+            layer.bank.note(rows, shares)
+            if reading.trace is not None and traced:
+                reading.trace.append((rows[:, first:], shares[:, first:]))
+        reading.seconds += sum(record.seconds for record in self._records)
 
 
 class CompiledPass:
@@ -45,7 +90,7 @@ class CompiledPass:
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
         d, size, heads = weights.d, weights.embedding.shape[1], weights.heads
-        self._weights, self._functions = weights, library("layer", D=d, GROUP=heads // weights.kv_heads)
+        self._weights, self._functions = weights, functions_for(weights)
         self._releasing = releasing("layer", self._functions)
         cos, sin = (turn.float().contiguous() for turn in turns)
         self._layers = (LayerRecord * len(weights.layers))()
@@ -70,22 +115,39 @@ class CompiledPass:
         sizes = 0, 0, size, weights.kv_heads, keys.stride(1)
         self._pass = PassRecord(*sizes, weights.epsilon, d**-0.5, *(each.data_ptr() for each in rooms))
 
-    def __call__(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
+    def blended(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
         """Read tokens at positions from `start` on; reads: the layers that read memory, for which `blend` gets and
         returns float32. Returns the final hidden states [n, size] in bf16."""
-        weights, n, record = self._weights, len(ids), self._pass
+
+        def read(functions: Any) -> None:
+            n, done, record = len(ids), 0, byref(self._pass)
+            query, local, mass = self._query[:n], self._local[:n], self._mass[:n]
+            for number in sorted(reads):
+                functions.layers(self._from(done), number - done, record, None)
+                functions.begin(self._from(number), record)
+                mixed = blend(number, query, local, mass).contiguous()  # held while it is read
+                functions.finish(self._from(number), record, mixed.data_ptr())
+                done = number + 1
+            functions.layers(self._from(done), len(self._layers) - done, record, None)
+
+        return self._read(ids, start, read)
+
+    def focused(self, ids: Sequence[int], start: int, focus: ReadFocus, reading: Reading, traced: int) -> Tensor:
+        """The same of tokens that all read a focus, of which the last leave traces."""
+        found, weights = focus.prepare(self._weights.heads, len(ids))
+        every = len(self._layers)
+        states = self._read(
+            ids, start, lambda functions: functions.layers(self._layers, every, byref(self._pass), focus.pointers)
+        )
+        focus.note(found, weights, reading, traced)
+        return states
+
+    def _read(self, ids: Sequence[int], start: int, layers: Callable[[Any], None]) -> Tensor:
+        n, weights, record = len(ids), self._weights, self._pass
         functions = self._releasing if n > MOST_ROWS else self._functions
         record.n, record.start = n, start
         self._x[:n] = embedding(torch.tensor(ids), weights.embedding)
-        query, local, mass = self._query[:n], self._local[:n], self._mass[:n]
-        done = 0
-        for number in sorted(reads):
-            functions.layers(self._from(done), number - done, byref(record))
-            functions.begin(self._from(number), byref(record))
-            mixed = blend(number, query, local, mass).contiguous()  # held while it is read
-            functions.finish(self._from(number), byref(record), mixed.data_ptr())
-            done = number + 1
-        functions.layers(self._from(done), len(self._layers) - done, byref(record))
+        layers(functions)
         states = torch.empty(n, record.size, dtype=torch.bfloat16)
         functions.norm(byref(record), weights.norm.weight.data_ptr(), states.data_ptr())
         return states

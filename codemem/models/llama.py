@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from codemem.models.attention import attend_with_mass, by_key_head, by_position
-from codemem.models.compiled import TOGETHER, CompiledPass, compilable
+from codemem.models.compiled import TOGETHER, CompiledPass, ReadFocus, compilable, functions_for
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, multiplies_matrices, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned, unrotate
@@ -141,6 +141,7 @@ class LlamaDecoder:
         self._cos = self._sin = head
         self._passes: dict[tuple[int, ...], RecordedPass] = {}  # by the layers that read memory
         self._pass: CompiledPass | None = None
+        self._read_focus: ReadFocus | None = None
 
     def crop(self, length: int) -> None:
         """Forget all positions from `length` on."""
@@ -241,14 +242,26 @@ class LlamaDecoder:
             traced = min(last, piece.stop - piece.start) if piece.stop == len(ids) else 0
 
             def blend(number: int, query: Tensor, local: Tensor, mass: Tensor, traced: int = traced) -> Tensor:
-                layer, scaling = layers[number], self.weights.d**-0.5
-                mixed = layer.blend_focus(query, local, mass, scaling, traced)
-                return layer.blend(query, local, mass, scaling, len(query), traced) if mixed is None else mixed
+                return layers[number].blend(query, local, mass, self.weights.d**-0.5, len(query), traced)
 
-            read = self._pass(ids[piece], len(self.tokens), layers if piece.start >= first else (), blend)
+            reads = layers if piece.start >= first else {}
+            if reads and (focus := self._focus()) is not None:
+                read = self._pass.focused(ids[piece], len(self.tokens), focus, reading, traced)
+            else:
+                read = self._pass.blended(ids[piece], len(self.tokens), reads, blend)
             states = torch.cat((states, read))[-last:]
             self.tokens += ids[piece]
         return states
+
+    def _focus(self) -> ReadFocus | None:
+        """What compiled passes read the focus with; None where there is none that they can read."""
+        focus, layers, before = self.model.reading.focus, self.model.layers, self._read_focus
+        if focus is None:
+            return None
+        if before is None or before.focus is not focus or before.layers is not layers:
+            functions = functions_for(self.weights)
+            self._read_focus = before = ReadFocus(focus, layers, len(self.weights.layers), functions)
+        return before if before.readable else None
 
     def _recorded(self, ids: Sequence[int], last: int) -> Tensor:
         """As `states`, but [ROWS, size]: of all tokens, the last ones of which leave traces, and of what fills up."""

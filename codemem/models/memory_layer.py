@@ -14,7 +14,6 @@ from codemem.memory.focus import Focus
 from codemem.models.attention import MemoryGate, local_scores, memory_scores, weighted_values
 from codemem.models.rotary import first_half_negated, rotate, turned, unrotate
 from codemem.models.site import Site
-from codemem.native.library import library
 
 if TYPE_CHECKING:
     from codemem.models.interface import Call
@@ -67,7 +66,7 @@ class ReadingLayer:
 
     def __init__(self, site: Site, gate: MemoryGate, bank: Memory, reading: Reading) -> None:
         self.site, self.gate, self.bank, self.reading = site, gate, bank, reading
-        self._angle = site.cos, first_half_negated(site.sin)
+        self.angle = site.cos, first_half_negated(site.sin)
 
     def __call__(self, call: Call) -> tuple[Tensor, Tensor | None]:
         reading, length, key, value = self.reading, call.query.shape[2], call.key, call.value
@@ -117,7 +116,7 @@ class ReadingLayer:
         first, real, d = len(query) - rows, rows - filling, query.shape[-1]
         # Query heads stand with the key/value head that they share, [kv_heads, rows, group, ...].
         grouped = rows, self.site.kv_heads, -1
-        placeless = turned(query[first:].float(), *self._angle).view(*grouped, d).transpose(0, 1)
+        placeless = turned(query[first:].float(), *self.angle).view(*grouped, d).transpose(0, 1)
         keys, values, found = self._nearest(placeless)
         known = found >= 0 if self.reading.focus is None else None
         scores = memory_scores(placeless, keys, known, scaling, None)
@@ -129,38 +128,6 @@ class ReadingLayer:
         memory = (weights.unsqueeze(-2) @ values.float()).squeeze(-2).transpose(0, 1).flatten(1, 2)
         mixed = local[first:] * share.transpose(0, 1).flatten(1).unsqueeze(-1) + memory
         return torch.cat((local[:first], mixed.to(local.dtype))) if first else mixed.to(local.dtype)
-
-    def blend_focus(self, query: Tensor, local: Tensor, mass: Tensor, scaling: float, traced: int) -> Tensor | None:
-        """As `blend` of positions that all read memory, by a compiled function; None where it is not for what is
-        read. query, local, mass, and what is returned: float32."""
-        focus, site, gate = self.reading.focus, self.site, self.gate
-        functions = library("focus", D=site.d, GROUP=site.heads // site.kv_heads)
-        if functions is None or focus is None or gate.kind != "joint":
-            return None
-        if (held := focus.packed(site.layer, functions)) is None:
-            return None
-        n, k = len(query), min(self.reading.k, len(focus))
-        mixed = torch.empty_like(local)
-        found = torch.empty(site.heads, n, k, dtype=torch.int64)
-        weights = torch.empty(site.heads, n, k, dtype=torch.float32)
-        start = time.perf_counter()
-        tensors = *self._angle, *held, focus.rows
-        functions.read_focus(
-            *(tensor.data_ptr() for tensor in (query, local, mass)),
-            n,
-            site.kv_heads,
-            scaling,
-            *(tensor.data_ptr() for tensor in tensors),
-            len(focus),
-            k,
-            *(number.data_ptr() for number in (gate.temperature, gate.bias, gate.discount)),
-            *(tensor.data_ptr() for tensor in (mixed, found, weights)),
-        )
-        self.reading.seconds += time.perf_counter() - start
-        self.bank.note(found, weights)
-        if self.reading.trace is not None and traced:
-            self.reading.trace.append((found[:, n - traced :], weights[:, n - traced :]))
-        return mixed
 
     def _retrieve(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The k best entries for queries [batch, heads, rows, d] at the memory angle.

@@ -96,10 +96,9 @@ class TokenMemory:
         return torch.cat([self._mixed(states[i : i + 1], log_probs[i : i + 1], [0]) for i in range(len(states))])
 
     def _mixed_at_once(self, states: Tensor, logits: Tensor) -> Tensor:
-        """The same of a few positions by compiled functions; what is searched is searched for each by itself."""
+        """The same of a few positions by compiled functions."""
         start = time.perf_counter()
-        found = [self.bank.nearest(states[i : i + 1], NEIGHBOURS) for i in range(len(states))]
-        rows, similarity = (torch.cat(parts) for parts in zip(*found, strict=True))
+        rows, similarity = self.bank.nearest(states, NEIGHBOURS)
         tokens = self.bank.following(rows)
         self.reading.seconds += time.perf_counter() - start
         log_probs, weights = self.mixture.compiled(logits, similarity, tokens)

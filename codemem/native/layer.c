@@ -4,7 +4,7 @@
    Nothing here depends on how many positions are computed together: each is computed by itself, in the same order.
    Numbers are float32 in between. */
 
-#include "heads.h"
+#include "focus.h"
 #include "matrix.h"
 
 /* norm, mlp_norm: [size]; query_norm, key_norm: [D], or NULL; keys, values: the cache, [kv_heads, ., D], with room behind
@@ -175,11 +175,14 @@ void finish(const Layer *layer, const Pass *pass, const float *mixed) {
     for (long i = 0; i < n * pass->size; i += WIDE) store(pass->x + i, load(pass->x + i) + load(pass->wide + i));
 }
 
-/* All of some layers. */
-void layers(const Layer *layer, long count, const Pass *pass) {
-    for (; count > 0; count--, layer++) {
-        begin(layer, pass);
-        finish(layer, pass, pass->local);
+/* All of some layers. focus: what each of them reads, or NULL; or NULL for all of them. */
+void layers(const Layer *layer, long count, const Pass *pass, Focus *const *focus) {
+    for (long i = 0; i < count; i++) {
+        begin(layer + i, pass);
+        if (focus && focus[i])
+            read_focus(focus[i], pass->placeless, pass->local, pass->mass, pass->n, pass->kv_heads, pass->scaling,
+                       pass->local);
+        finish(layer + i, pass, pass->local);
     }
 }
 

@@ -45,12 +45,10 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "attend": (_P, _P, _P),
         "begin": (_P, _P),
         "finish": (_P, _P, _P),
-        "layers": (_P, _N, _P),
+        "layers": (_P, _N, _P, _P),
         "norm": (_P, _P, _P),
-    },
-    "focus": {
         "pack_keys": (_P, _N, _N, _P, _P),
-        "read_focus": (_P, _P, _P, _N, _N, _F, _P, _P, _P, _P, _P, _P, _N, _N, _P, _P, _P, _P, _P, _P),
+        "read_focus": (_P, _P, _P, _P, _N, _N, _F, _P),
     },
     "matrix": {
         "multiply": (_P, _N, _P, _P),
@@ -58,6 +56,9 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "states": {
         "queries": (_P, _N, _N, _P, _P, _P),
         "rank": (_P, _N, _N, _N, _P, _P, _P, _P, _P),
+    },
+    "cells": {
+        "search": (_P, _N, _N, _P, _P, _P, _N, _N, _P, _P, _P, _N, _P, _P),
     },
     "mixture": {
         "mix": (_P, _N, _N, _P, _P, _N, _P, _P, _P, _P, _P, _P, _P, _P),

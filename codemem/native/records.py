@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_long, c_void_p
+from ctypes import Structure, c_double, c_float, c_long, c_void_p
 
 
 class MatrixRecord(Structure):
@@ -39,4 +39,16 @@ class PassRecord(Structure):
         *((room, c_void_p) for room in ("cos", "sin", "x", "placeless", "local", "mass", "rows", "wide")),
         ("numbers", c_void_p),
         ("steps", c_void_p),
+    )
+
+
+class FocusRecord(Structure):
+    """`Focus` of focus.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("codes", "steps", "pairs", "rows")),
+        ("n", c_long),
+        ("k", c_long),
+        *((name, c_void_p) for name in ("cos", "sin", "temperature", "bias", "discount", "found", "weights")),
+        ("seconds", c_double),
     )

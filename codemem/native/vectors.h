@@ -93,6 +93,36 @@ INLINE Ints dot(Ints sum, Ints codes, const int8_t *x) {
 #endif
 }
 
+/* The lanes together grow by the sum of the products of 4 * WIDE bytes: of codes, 0 to 255, and of x, -127 to 127. */
+INLINE Ints dot_bytes(Ints sum, const uint8_t *codes, const int8_t *x) {
+#if __AVX512VNNI__
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_loadu_si512(codes), _mm512_loadu_si512(x));
+#elif __AVX512BW__
+    for (int i = 0; i < 64; i += 32) {
+        __m512i these = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + i)));
+        __m512i those = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(x + i)));
+        sum += (Ints)_mm512_madd_epi16(these, those);
+    }
+    return sum;
+#elif __AVX2__
+    for (int i = 0; i < 32; i += 16) {
+        __m256i these = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(codes + i)));
+        __m256i those = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(x + i)));
+        sum += (Ints)_mm256_madd_epi16(these, those);
+    }
+    return sum;
+#else
+    uint8_t these[4];
+    int8_t those[4];
+    for (int i = 0; i < WIDE; i++) {
+        memcpy(these, codes + 4 * i, sizeof these);
+        memcpy(those, x + 4 * i, sizeof those);
+        for (int j = 0; j < 4; j++) sum[i] += these[j] * those[j];
+    }
+    return sum;
+#endif
+}
+
 /* exp, 2 units in the last place off at most; 0 below -87. */
 INLINE Floats power(Floats x) {
     Ints none = x < all(-87.0f);

@@ -1,15 +1,35 @@
 /* The search of a focus, and the attention that reads what is found. All keys are compared with a query in 7 bits, and
    those that may be the best by themselves. Each position is computed by itself. */
 
-#include <stdlib.h>
+#pragma once
 
+#include <stdlib.h>
+#include <time.h>
+
+#include "best.h"
 #include "heads.h"
 
 enum {
-    KEYS = 16,       /* beside each other in a tile */
-    TILE = KEYS * D, /* bytes */
-    AGAIN = 16,      /* more than are wanted are surely compared by themselves */
+    KEYS = 16,           /* beside each other in a tile */
+    KEY_TILE = KEYS * D, /* bytes */
+    AGAIN = 16,          /* more than are wanted are surely compared by themselves */
 };
+
+/* What a layer reads a focus of n entries with. codes, steps: as `pack_keys` leaves them; pairs: [kv_heads, n, 2, D], keys
+   and values; rows: [n], those of the memory; k: neighbours, at most n; cos, sin: [D], of the memory angle; temperature,
+   bias, discount: [heads], of the gate. What is read is left in found and weights, [heads, positions, k], and seconds
+   grows by the time it took. */
+typedef struct {
+    const uint8_t *codes;
+    const float *steps;
+    const uint16_t *pairs;
+    const int64_t *rows;
+    long n, k;
+    const float *cos, *sin, *temperature, *bias, *discount;
+    int64_t *found;
+    float *weights;
+    double seconds;
+} Focus;
 
 /* Keys [kv_heads, n, 2, D], each beside its value, in 7 bits: codes [kv_heads, tiles, D / 4, KEYS, 4] and what 64 less
    than a code is multiplied with, steps [kv_heads, tiles, KEYS]. Both are zero before. */
@@ -21,29 +41,12 @@ void pack_keys(const uint16_t *pairs, long kv_heads, long n, uint8_t *codes, flo
         float numbers[D];
         int8_t key[D];
         int32_t total;
-        uint8_t *own = codes + tile * TILE + place % KEYS * 4;
+        uint8_t *own = codes + tile * KEY_TILE + place % KEYS * 4;
         for (long i = 0; i < D; i += WIDE) store(numbers + i, widen(pairs + at * 2 * D + i));
         steps[tile * KEYS + place % KEYS] = rounded(numbers, D, 63, key, &total);
         for (long i = 0; i < D; i++) key[i] += 64;
         for (long i = 0; i < D; i += 4) memcpy(own + i * KEYS, key + i, 4);
     }
-}
-
-/* A key's inner product with a query, and its place among the keys. */
-typedef struct {
-    float score;
-    int32_t place;
-} Found;
-
-/* Of some found, a heap that begins with the worst: give that up for another. */
-INLINE void exchange(Found *heap, int count, Found now) {
-    int at = 0;
-    for (int child; (child = 2 * at + 1) < count; at = child) {
-        child += child + 1 < count && heap[child + 1].score < heap[child].score;
-        if (!(heap[child].score < now.score)) break;
-        heap[at] = heap[child];
-    }
-    heap[at] = now;
 }
 
 /* Inner products, but for a factor, of `count` queries [count, D] in 8 bits with the keys of tiles `first` to `end` - 1,
@@ -60,7 +63,7 @@ INLINE void search(const int8_t *queries, const int32_t *totals, long count, con
             long place = tile * KEYS + at;
             Ints key[D / 4], there = lanes < (int32_t)(n - place);
             Floats step = load(steps + place);
-            for (int i = 0; i < D / 4; i++) memcpy(key + i, codes + tile * TILE + (i * KEYS + at) * 4, sizeof *key);
+            for (int i = 0; i < D / 4; i++) memcpy(key + i, codes + tile * KEY_TILE + (i * KEYS + at) * 4, sizeof *key);
             for (long q = 0; q < count; q++) {
                 Ints even = {0}, odd = {0};
                 for (int i = 0; i < D / 4; i += 2) {
@@ -89,7 +92,7 @@ INLINE float bound(const float *greatest, long groups, int most) {
 }
 
 /* Inner product of a query with a key [D]. */
-INLINE float product(const float *query, const uint16_t *key) {
+INLINE float inner_product(const float *query, const uint16_t *key) {
     Floats each = load(query) * widen(key);
     for (int c = 1; c < PARTS; c++) each += load(query + c * WIDE) * widen(key + c * WIDE);
     return sum(each);
@@ -108,34 +111,30 @@ INLINE void chosen(const float *query, const float *scores, long n, float least,
             for (int i = 0; i < D; i += 32) __builtin_prefetch(pairs + at * 2 * D + i);
             places[count++] = at;
         }
-    for (int i = 0; i < count; i++) {
-        Found now = {product(query, pairs + (long)places[i] * 2 * D), places[i]};
-        if (held < k) {
-            int at = held++;
-            for (; at > 0 && now.score < best[(at - 1) / 2].score; at = (at - 1) / 2) best[at] = best[(at - 1) / 2];
-            best[at] = now;
-        } else if (now.score > best[0].score) {
-            exchange(best, k, now);
-        }
-    }
+    for (int i = 0; i < count; i++)
+        held = keep(best, held, k, (Found){inner_product(query, pairs + (long)places[i] * 2 * D), places[i]});
     for (; held < k; held++) best[held] = (Found){-INFINITY, held}; /* of numbers that are none, any */
-    for (int i = k - 1; i > 0; i--) {
-        Found worst = best[0];
-        exchange(best, i, best[i]);
-        best[i] = worst;
-    }
+    order(best, k);
 }
 
-/* Attention over local context and a focus of n entries at once, as `attention.MemoryGate` of the kind "joint" has it.
+INLINE double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec * 1e-9;
+}
 
-   placeless, local: [positions, heads, D]; mass: [positions, heads], as `begin` of layer.c leaves them; cos, sin: [D], of
-   the memory angle; codes, steps: as `pack_keys` leaves them; pairs: [kv_heads, n, 2, D], keys and values; rows: [n],
-   those of the memory; k: at most n; temperature, bias, discount: [heads]. Leaves mixed [positions, heads, D], and found
-   and weights [heads, positions, k]. */
-void read_focus(const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
-                float scaling, const float *cos, const float *sin, const uint8_t *codes, const float *steps,
-                const uint16_t *pairs, const int64_t *rows, long n, long k, const float *temperature, const float *bias,
-                const float *discount, float *mixed, int64_t *found, float *weights) {
+/* Attention over local context and a focus at once, as `attention.MemoryGate` of the kind "joint" has it.
+
+   placeless, local: [positions, heads, D]; mass: [positions, heads], as `begin` of layer.c leaves them. Leaves mixed
+   [positions, heads, D], which may be `local`. */
+void read_focus(Focus *focus, const float *placeless, const float *local, const float *mass, long positions, long kv_heads,
+                float scaling, float *mixed) {
+    double start = now();
+    long n = focus->n, k = focus->k;
+    const float *temperature = focus->temperature, *bias = focus->bias, *discount = focus->discount;
+    const float *cos = focus->cos, *sin = focus->sin, *steps = focus->steps;
+    const uint16_t *pairs = focus->pairs;
+    const uint8_t *codes = focus->codes;
     long heads = GROUP * kv_heads, tiles = (n + KEYS - 1) / KEYS;
     long asked = positions * GROUP; /* by each key/value head's queries, in the order of positions */
     long blocks = 4 * k / KEYS + 1, groups = blocks * KEYS;
@@ -156,7 +155,7 @@ void read_focus(const float *placeless, const float *local, const float *mass, l
 #pragma omp for
         for (long task = 0; task < kv_heads * blocks; task++) {
             long kv = task / blocks, block = task % blocks, q = kv * asked;
-            search(queries + q * D, totals + q, asked, codes + kv * tiles * TILE, steps + kv * tiles * KEYS,
+            search(queries + q * D, totals + q, asked, codes + kv * tiles * KEY_TILE, steps + kv * tiles * KEYS,
                    block * tiles / blocks, (block + 1) * tiles / blocks, n, tiles, groups, scores + q * tiles * KEYS,
                    greatest + q * groups + block * KEYS);
         }
@@ -166,7 +165,7 @@ void read_focus(const float *placeless, const float *local, const float *mass, l
             Found best[k];
             chosen(turned + q * D, scores + q * tiles * KEYS, n, bound(greatest + q * groups, groups, k + AGAIN),
                    pairs + kv * n * 2 * D, k, best);
-            float *weight = weights + (head * positions + r) * k;
+            float *weight = focus->weights + (head * positions + r) * k;
             float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
             float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), highest = here;
             for (long i = 0; i < k; i++) {
@@ -180,11 +179,12 @@ void read_focus(const float *placeless, const float *local, const float *mass, l
             for (long i = 0; i < k; i++) {
                 const uint16_t *value = pairs + ((kv * n + best[i].place) * 2 + 1) * D;
                 weight[i] /= total;
-                found[(head * positions + r) * k + i] = rows[best[i].place];
+                focus->found[(head * positions + r) * k + i] = focus->rows[best[i].place];
                 for (long c = 0; c < PARTS; c++) sum[c] += weight[i] * widen(value + c * WIDE);
             }
             for (long c = 0; c < PARTS; c++) store(mixed + at + c * WIDE, sum[c]);
         }
     }
     free(turned), free(queries), free(totals);
+    focus->seconds += now() - start;
 }

@@ -1,0 +1,115 @@
+/* The search of an inverted file whose entries have 8 bits a number. FAISS makes the file and keeps it; it would score what
+   it searches in float32. Here queries are rounded to 8 bits too, so that products are of integers. Each query is
+   searched by itself, and its cells in PARTS, however many threads there are. */
+
+#include <stdlib.h>
+
+#include "best.h"
+#include "vectors.h"
+
+enum { PARTS = 4 };
+
+/* Entries [count, size] of a cell, and their rows. */
+typedef struct {
+    const uint8_t *codes;
+    const int64_t *rows;
+    long count;
+} Cell;
+
+/* A query as entries are scored with it: numbers [size] of 8 bits, what a score is multiplied with, and what is added to
+   it; the rows that may be found, a bit for each, or NULL for all; and how many are wanted, at most. */
+typedef struct {
+    int8_t *numbers;
+    float step, shift;
+    const uint8_t *shown;
+    int k;
+} Query;
+
+/* Inner product of the numbers of an entry, 0 to 255, with a query's, in some parts. */
+INLINE Floats product(const uint8_t *codes, const int8_t *numbers, long size) {
+    Ints total = {0};
+    for (long i = 0; i < size; i += 4 * WIDE) total = dot_bytes(total, codes + i, numbers + i);
+    return __builtin_convertvector(total, Floats);
+}
+
+/* The best entries of a cell join those of a heap. Returns how many it has. */
+INLINE int scan(const Cell *cell, const Query *query, long size, Found *heap, int held) {
+    for (long first = 0; first < cell->count; first += WIDE) {
+        long count = cell->count - first < WIDE ? cell->count - first : WIDE;
+        Floats products[WIDE];
+        for (int i = 0; i < WIDE; i++)
+            products[i] = i < count ? product(cell->codes + (first + i) * size, query->numbers, size) : all(0.0f);
+        Floats scores = sums(products) * query->step + query->shift;
+        unsigned better = held < query->k ? (1u << count) - 1 : lanes_of(scores > all(heap[0].score));
+        for (unsigned left = better & ((1u << count) - 1); left; left &= left - 1) {
+            int lane = __builtin_ctz(left);
+            int64_t row = cell->rows[first + lane];
+            if (query->shown && !(query->shown[row / 8] >> row % 8 & 1)) continue;
+            held = keep(heap, held, query->k, (Found){scores[lane], row});
+        }
+    }
+    return held;
+}
+
+/* The entries of the `probed` cells that are nearest to a query, best first, but for what rounding does.
+
+   queries: [n, size], size a multiple of 4 * WIDE; centroids: [cells, size], bf16, and halves [cells], half of the
+   squares of their lengths; cells: [count]; low, step: [size], what a number's code is multiplied with, and what is added
+   then; shown: as in `Query`. Leaves rows [n, k], -1 for none, and scores [n, k]. */
+void search(const float *queries, long n, long size, const uint16_t *centroids, const float *halves, const Cell *cells,
+            long count, long probed, const float *low, const float *step, const uint8_t *shown, long k, int64_t *rows,
+            float *scores) {
+    float *near = malloc(n * count * sizeof *near), *turned = malloc(n * size * sizeof *turned);
+    Found *nearest = malloc(n * probed * sizeof *nearest), *found = malloc(n * PARTS * k * sizeof *found);
+    int8_t *numbers = malloc(n * size);
+    int *held = malloc(n * PARTS * sizeof *held);
+    Query asked[n];
+#pragma omp parallel
+    {
+#pragma omp for
+        for (long at = 0; at < n * count; at++) {
+            const float *query = queries + at / count * size;
+            const uint16_t *centroid = centroids + at % count * size;
+            Floats total = all(0.0f);
+            for (long i = 0; i < size; i += WIDE) total += load(query + i) * widen(centroid + i);
+            near[at] = sum(total) - halves[at % count];
+        }
+#pragma omp for
+        for (long q = 0; q < n; q++) {
+            int chosen = 0;
+            for (long i = 0; i < count; i++) chosen = keep(nearest + q * probed, chosen, probed, (Found){near[q * count + i], i});
+            order(nearest + q * probed, chosen);
+            const float *query = queries + q * size;
+            float *own = turned + q * size;
+            Floats shift = all(0.0f);
+            for (long i = 0; i < size; i += WIDE) {
+                store(own + i, load(query + i) * load(step + i));
+                shift += load(query + i) * load(low + i);
+            }
+            int32_t total;
+            asked[q] = (Query){numbers + q * size, 0, sum(shift), shown, k};
+            asked[q].step = rounded(own, size, 127, asked[q].numbers, &total);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (long task = 0; task < n * PARTS; task++) {
+            held[task] = 0;
+            for (long i = task % PARTS; i < probed; i += PARTS) {
+                const Cell *cell = cells + nearest[task / PARTS * probed + i].place;
+                held[task] = scan(cell, asked + task / PARTS, size, found + task * k, held[task]);
+            }
+        }
+#pragma omp for
+        for (long q = 0; q < n; q++) {
+            Found *best = found + q * PARTS * k;
+            int have = held[q * PARTS];
+            for (int part = 1; part < PARTS; part++)
+                for (int i = 0; i < held[q * PARTS + part]; i++) have = keep(best, have, k, best[part * k + i]);
+            order(best, have);
+            for (long i = 0; i < k; i++) {
+                rows[q * k + i] = i < have ? best[i].place : -1;
+                scores[q * k + i] = i < have ? best[i].score : -INFINITY;
+            }
+        }
+    }
+    free(near), free(turned), free(nearest), free(found), free(numbers), free(held);
+}
