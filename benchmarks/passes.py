@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from benchmarks.corpus import arguments, bars, remember, report
 from benchmarks.decoding import places, searched
+from codemem.completion.decode import choose
 from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
@@ -63,7 +64,7 @@ def passes(engine: Engine, ids: list[int], count: int, way: str) -> dict[str, li
             def run(rows: int, trace: Reading = reading) -> int:
                 decoder.crop(len(ids) - 1)
                 trace.trace, trace.token_trace = [], []
-                return int(decoder.read(ids[-1:] * rows, rows)[0].argmax())
+                return choose(decoder.read(ids[-1:] * rows, rows)[0])
 
             found[name] = [median(lambda: run(1), count), median(lambda: run(ROWS), count)]
     return found

@@ -256,11 +256,11 @@ def test_what_an_inverted_file_finds_for_a_query_does_not_depend_on_the_others(m
     seed=st.integers(0, 2**20),
 )
 def test_a_function_of_c_finds_what_exact_search_finds(rows, later, k, hidden, d, seed):
-    """But for what 8 bits lose, of keys that all have the same large number too; in cells that grow, some of them empty,
-    and behind them."""
+    """But for what 8 bits lose, of keys that all have the same large number too; in cells that grow, some of them
+    empty, and behind them."""
     keys = random(1, rows + later, d, seed=seed) + torch.eye(1, d) * 5
     index = IVFIndex(keys[:, :rows], nlist=max(1, rows // 10), bits=8)
-    assert index._compiled
+    assert index.record is not None
     index.nprobe = 30
     mask = torch.arange(rows + later) % max(hidden, 1) == (0 if hidden else 1)
     queries = random(1, 5, d, seed=seed + 1)
@@ -272,4 +272,4 @@ def test_a_function_of_c_finds_what_exact_search_finds(rows, later, k, hidden, d
         assert not mask[found[found >= 0]].any()
         assert all(len(set(row)) == len(row) for row in ([r for r in each if r >= 0] for each in found[0].tolist()))
         best, wanted = (scores_of(keys, queries, each) for each in (found, expected))
-        torch.testing.assert_close(best, wanted, rtol=0, atol=0.05 * d**0.5)
+        torch.testing.assert_close(best, wanted, rtol=0, atol=0.08 * d**0.5)

@@ -79,7 +79,7 @@ def decode(
         held = len(decoder.tokens) - len(proposed)
         for position, row in enumerate(logits):
             start = time.perf_counter()
-            token = _choose(allowed(row, vocabulary, healed), temperature, generator)
+            token = choose(allowed(row, vocabulary, healed), temperature, generator)
             clock.decode += time.perf_counter() - start
             agreed = position < len(proposed) and token == proposed[position]
             if not agreed:
@@ -121,7 +121,9 @@ def allowed(logits: Tensor, vocabulary: Vocabulary, healed: bytes) -> Tensor:
     return torch.full_like(logits, float("-inf")).index_copy_(0, continuing, logits[continuing])
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+def choose(logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> int:
+    """The most likely token, or one that is drawn. logits: [vocabulary]."""
     if temperature == 0:
-        return int(logits.argmax())
+        # Of what is on the CPU NumPy finds it in a tenth of PyTorch's time.
+        return int(logits.detach().numpy().argmax() if logits.device.type == "cpu" else logits.argmax())
     return int(torch.multinomial((logits / temperature).softmax(dim=-1).cpu(), 1, generator=generator))

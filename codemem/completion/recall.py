@@ -29,7 +29,7 @@ WINDOW_LINES = 20
 CANDIDATES = 24
 # A memory of more entries than this is searched by attention in so many of them: the windows with the most votes, and
 # MARGIN lines around each.
-FOCUS = 8_192
+FOCUS = 4_096
 MARGIN = 20
 
 Votes = Mapping[tuple[str, int], float]  # (path, first line) of a window -> the weight of its votes

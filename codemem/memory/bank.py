@@ -90,7 +90,12 @@ class Bank:
         self.indexes: dict[int, Index] = {}
         self.states = StateIndex(self.state_size, self.device, self._kind) if self.state_size else None
         self.usage = Usage()
+        self._forget_hidden()
+
+    def _forget_hidden(self) -> None:
+        """What is hidden has changed."""
         self._hidden: Hidden | None = None
+        self._shown_following: Tensor | None = None
 
     def __len__(self) -> int:
         """Live entries."""
@@ -193,7 +198,7 @@ class Bank:
         self._extents.append(extent)
         self._starts.append(extent.start)
         self._rows = extent.start + extent.count
-        self._hidden = None
+        self._forget_hidden()
         self._version += 1
 
     def drop(self, path: str) -> None:
@@ -207,7 +212,7 @@ class Bank:
             pieces.forget(extent.start, extent.start + extent.count)
         if self.states is not None:
             self.states.drop(extent.rows)
-        self._hidden = None
+        self._forget_hidden()
         self._version += 1
         dead = self._rows - sum(kept.count for kept in self._documents.values())
         if dead > COMPACT_ABOVE * self._rows:
@@ -248,7 +253,7 @@ class Bank:
         for rows in going:
             self._live[rows] = False
         self._size -= surplus_count
-        self._hidden = None
+        self._forget_hidden()
         self._version += 1
         return surplus_count
 
@@ -267,7 +272,7 @@ class Bank:
                 rows = self._documents[path].rows
                 self._size -= int(self._live[rows].sum())
                 self._live[rows] = False
-            self._hidden = None
+            self._forget_hidden()
             yield
 
     @contextmanager
@@ -308,12 +313,12 @@ class Bank:
         """Within this context no search returns entries of `path` from line `from_line` (1-based) on."""
         veil = (path, from_line)
         self._veils.append(veil)
-        self._hidden = None
+        self._forget_hidden()
         try:
             yield
         finally:
             self._veils.remove(veil)
-            self._hidden = None
+            self._forget_hidden()
 
     def _hide(self) -> Hidden:
         mask = ~self._live[: self._rows]
@@ -345,16 +350,14 @@ class Bank:
     def following(self, rows: Tensor) -> Tensor:
         """The token after each row's, int64 of the same shape; -1 at a document's end, where it is hidden, and for row
         -1."""
-        at = rows.clamp(min=0).cpu()
-        tokens = self._following[at].long()
-        for path, from_line in self._veils:
-            if extent := self._documents.get(path):
-                inside = (at >= extent.start) & (at < extent.start + extent.count - 1)
-                if not inside.any():
-                    continue
-                lines = self._lines[torch.where(inside, at + 1, at)]
-                tokens[inside & (lines >= from_line)] = -1
-        return tokens.to(rows.device).masked_fill(rows < 0, -1)
+        if self._shown_following is None:
+            tokens = torch.nn.functional.pad(self._following[: self._rows], (0, 1), value=-1)  # row -1 is the last
+            for path, from_line in self._veils:
+                if extent := self._documents.get(path):
+                    own, lines = tokens[extent.rows], self._lines[extent.rows]
+                    own[:-1][lines[1:] >= from_line] = -1
+            self._shown_following = tokens
+        return self._shown_following[rows.cpu()].long().to(rows.device)
 
     def continuation(self, row: int, most: int) -> list[int]:
         """The tokens behind the one that `following` gives, as far as they go on in the same document and are not

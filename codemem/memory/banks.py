@@ -149,6 +149,8 @@ class Banks:
 
     def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `Bank.read`."""
+        if (alone := self._alone()) is not None:
+            return alone.read(layer, rows)
         pairs = [(mine, bank.read(layer, local)) for bank, mine, local in self._split(rows)]
         if not pairs:
             return self._filled()[0][1].read(layer, rows)
@@ -167,12 +169,17 @@ class Banks:
         answers = [(number, *bank.nearest(queries, k)) for number, bank in self._filled()]
         if not answers:
             return self.bank.nearest(queries, k)
+        if len(answers) == 1:
+            number, rows, similarity = answers[0]
+            return _of_all(number, rows), similarity
         rows = torch.cat([_of_all(number, found) for number, found, _ in answers], dim=-1)
         similarity, best = torch.cat([similarity for _, _, similarity in answers], dim=-1).topk(k, dim=-1)
         return rows.gather(-1, best), similarity
 
     def following(self, rows: Tensor) -> Tensor:
         """As `Bank.following`."""
+        if (alone := self._alone()) is not None:
+            return alone.following(rows)
         tokens = torch.full_like(rows, -1)
         for bank, mine, local in self._split(rows):
             tokens = torch.where(mine, bank.following(local), tokens)
@@ -208,6 +215,9 @@ class Banks:
 
     def note(self, rows: Tensor, weights: Tensor) -> None:
         """As `Bank.note`."""
+        if (alone := self._alone()) is not None:
+            alone.note(rows, weights)
+            return
         for bank, _, local in self._split(rows):
             bank.note(local, weights)
 
@@ -250,6 +260,11 @@ class Banks:
     def _filled(self) -> list[tuple[int, Bank]]:
         return [(number, bank) for number, (_, bank) in enumerate(self._parts) if len(bank)]
 
+    def _alone(self) -> Bank | None:
+        """The repository's own bank where no other has entries: its rows are those of all."""
+        filled = self._filled()
+        return self.bank if len(filled) == 1 and filled[0][0] == 0 else None
+
     def _split(self, rows: Tensor) -> Iterator[tuple[Bank, Tensor, Tensor]]:
         """Every bank that has some of the rows, which they are, and their numbers there, -1 for the others."""
         for number, bank in self._filled():
@@ -259,4 +274,4 @@ class Banks:
 
 
 def _of_all(number: int, rows: Tensor) -> Tensor:
-    return torch.where(rows < 0, -1, rows + number * STRIDE)
+    return rows if number == 0 else torch.where(rows < 0, -1, rows + number * STRIDE)

@@ -7,6 +7,7 @@ document costs nothing here.
 
 from __future__ import annotations
 
+from ctypes import byref
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from codemem.memory.order import EXACT_ENTRIES
 from codemem.native.library import library
+from codemem.native.records import FileRecord
 
 IndexKind = Literal["auto", "exact", "flat", "ivf"]
 
@@ -57,6 +59,11 @@ class Hidden:
     def shown(self) -> np.ndarray:
         """The rows that may be returned, a bit for each, the lowest of a byte first."""
         return np.packbits(~self.mask.cpu().numpy(), bitorder="little")
+
+    @cached_property
+    def pointer(self) -> int | None:
+        """The same for functions of C, None for all rows."""
+        return int(self.shown.ctypes.data) if self.anything else None
 
     @cached_property
     def selector(self) -> Any:
@@ -198,9 +205,16 @@ class IVFIndex:
         self._tail = torch.empty(kv_heads, 0, d, dtype=torch.float32)
 
     @property
-    def _compiled(self) -> bool:
-        """Whether a function of C searches such a file: one of single numbers of 8 bits, for one head."""
-        return len(self._quantisers) == 1 and self._file.code_size == self._file.d and not self._file.d % _NUMBERS
+    def record(self) -> FileRecord | None:
+        """What functions of C search: a file of single numbers of 8 bits, for one head. None of another, and where
+        there are no such functions. For the time until keys are added."""
+        if (cells := self._cells) is not None and cells.nprobe == self.nprobe:
+            return cells.record
+        file = self._file
+        if len(self._quantisers) > 1 or file.code_size != file.d or file.d % _NUMBERS or library("states") is None:
+            return None
+        self._cells = _Cells(file, self._tail, self.nprobe)
+        return self._cells.record
 
     @property
     def _settled(self) -> int:
@@ -214,7 +228,7 @@ class IVFIndex:
         return rows > 3 * self._trained_for
 
     def add(self, keys: Tensor) -> None:
-        self._tail = torch.cat((self._tail, torch.from_numpy(self._centred(keys))), dim=1)
+        self._tail, self._cells = torch.cat((self._tail, torch.from_numpy(self._centred(keys))), dim=1), None
         if self._settled < self._trained_for:
             self._settle(self._tail.shape[1])
         elif self._tail.shape[1] > MOST_TAIL_ROWS:
@@ -245,6 +259,11 @@ class IVFIndex:
     def search(self, queries: Tensor, k: int, hidden: Hidden) -> Tensor:
         """As `Index.search`; what is found for a query does not depend on the others."""
         wanted = queries.detach().float().cpu()
+        if (record := self.record) is not None:
+            asked, rows = wanted[0].contiguous(), torch.empty(1, wanted.shape[1], k, dtype=torch.int64)
+            shown = hidden.pointer
+            library("states").search(byref(record), asked.data_ptr(), *asked.shape, shown, k, rows.data_ptr())
+            return rows.to(queries.device)
         scores, rows = self._found(wanted, k, hidden)
         if self._tail.shape[1]:
             first = self._settled
@@ -262,9 +281,6 @@ class IVFIndex:
         """Of the inverted file: scores float32 and rows int64, both [kv_heads, m, k], -1 for a row that is not
         there."""
         kv_heads, m, d = queries.shape
-        if self._compiled and (functions := library("cells")) is not None:
-            self._cells = self._cells or _Cells(self._file)
-            return self._cells.search(functions, queries[0].contiguous(), self.nprobe, k, hidden)
         distances, cells = self._nearest_cells(queries.numpy())
         asked, count = queries.reshape(-1, d).contiguous(), kv_heads * m
         scores, rows = torch.empty(kv_heads, m, k, dtype=torch.float32), torch.empty(kv_heads, m, k, dtype=torch.int64)
@@ -332,36 +348,21 @@ class IVFIndex:
 
 
 class _Cells:
-    """The cells of a file for one head, with 8 bits a number, as `search` of cells.c wants them, as long as none
-    grows."""
+    """A file for one head, with 8 bits a number, and what stands behind it, as cells.h wants them: until either grows,
+    or another number of cells is searched."""
 
-    def __init__(self, file: Any) -> None:
-        lists, count, d = file.invlists, file.nlist, file.d
+    def __init__(self, file: Any, tail: Tensor, nprobe: int) -> None:
+        lists, count = file.invlists, file.nlist
         centroids = torch.from_numpy(file.quantizer.reconstruct_n(0, count)).bfloat16()
         halves = centroids.float().square().sum(dim=-1) / 2
-        low, width = torch.from_numpy(faiss.vector_to_array(file.sq.trained)).view(2, d)
         cells = ((lists.get_codes(i), lists.get_ids(i), lists.list_size(i)) for i in range(count))
-        self._file = centroids, halves, torch.tensor([[int(part or 0) for part in cell] for cell in cells])
-        self._codec = (low + width / 510).contiguous(), (width / 255).contiguous()
-
-    def search(self, functions: Any, queries: Tensor, nprobe: int, k: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
-        """As `IVFIndex._found`, for queries [m, d]."""
-        (m, d), count = queries.shape, len(self._file[0])
-        rows, scores = torch.empty(1, m, k, dtype=torch.int64), torch.empty(1, m, k, dtype=torch.float32)
-        functions.search(
-            queries.data_ptr(),
-            m,
-            d,
-            *(tensor.data_ptr() for tensor in self._file),
-            count,
-            min(nprobe, count),
-            *(tensor.data_ptr() for tensor in self._codec),
-            hidden.shown.ctypes.data if hidden.anything else None,
-            k,
-            rows.data_ptr(),
-            scores.data_ptr(),
-        )
-        return scores, rows
+        table = torch.tensor([[int(part or 0) for part in cell] for cell in cells])
+        low, width = torch.from_numpy(faiss.vector_to_array(file.sq.trained)).view(2, -1)
+        behind = tail[0].contiguous()
+        self._held = centroids, halves, table, low + width / 510, width / 255, behind
+        pointers = [tensor.data_ptr() for tensor in self._held]
+        self.nprobe, probed = nprobe, min(nprobe, count)
+        self.record = FileRecord(*pointers[:3], count, probed, *pointers[3:], file.ntotal, len(behind))
 
 
 def _vectors(keys: Tensor) -> np.ndarray:

@@ -6,6 +6,7 @@ taken off, so states are centred by it and normalised, in the index and in queri
 
 from __future__ import annotations
 
+from ctypes import byref
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
-from codemem.memory.states import States, basis, turn
+from codemem.memory.states import States, columns, turn
 from codemem.native.library import STEP, library
+from codemem.native.records import IndexRecord
 
 # Rows that the mean is taken of at most, and rows that are decoded at a time.
 _SAMPLE = 65_536
@@ -26,8 +28,6 @@ _GROWTH = 1.25
 _FILE = "states"
 # So many positions at most are those of a draft, each of which must find what it finds alone.
 _FEW = 16
-# More than are wanted are scored again, since what is found first was scored by rounded numbers.
-_MORE = 16
 
 
 class StateIndex:
@@ -47,6 +47,7 @@ class StateIndex:
         self.centre = torch.zeros(size, dtype=torch.float32, device=device)
         self._shares_centre = False
         self.index: Index | None = None
+        self._held_record: tuple[tuple[Any, ...], IndexRecord] | None = None
 
     def reserve(self, used: int, rows: int) -> None:
         """Make room for so many rows, keeping the first `used`."""
@@ -115,7 +116,7 @@ class StateIndex:
         functions = self._functions()
         if functions is not None and queries.dtype == torch.bfloat16:
             queries, wanted = queries.cpu().contiguous(), torch.empty(queries.shape, dtype=torch.float32)
-            tensors = basis(self.size, self.device), self.centre, wanted
+            tensors = columns(self.size), self.centre, wanted
             functions.queries(queries.data_ptr(), *queries.shape, *(tensor.data_ptr() for tensor in tensors))
             return wanted
         return normalize(turn(queries.to(self.device)) - self.centre, dim=-1)
@@ -123,10 +124,27 @@ class StateIndex:
     def search(self, queries: Tensor, k: int, rows: int, hidden: Hidden) -> tuple[Tensor, Tensor]:
         """The nearest of the first `rows` rows to queries [m, size]. Returns rows [m, k] int64, -1 where there are
         fewer, and similarities [m, k] float32, -1 to 1, best first."""
-        index, wanted = self.build(rows), self._wanted(queries)
-        found = self._found(index, wanted, k + _MORE if self._functions() else k, hidden)
-        rows_of, similarity = self._ranked(wanted, found, queries.device)
-        return rows_of[:, :k], similarity[:, :k]
+        index = self.build(rows)
+        if queries.dtype == torch.bfloat16 and (record := self._compiled(index)) is not None:
+            asked = queries.cpu().contiguous()
+            found = torch.empty(len(asked), k, dtype=torch.int64)
+            similarity = torch.empty(len(asked), k, dtype=torch.float32)
+            where = hidden.pointer, k, found.data_ptr(), similarity.data_ptr()
+            self._functions().nearest_states(byref(record), asked.data_ptr(), len(asked), *where)
+            return found.to(queries.device), similarity.to(queries.device)
+        wanted = self._wanted(queries)
+        return self._ranked(wanted, self._found(index, wanted, k, hidden), queries.device)
+
+    def _compiled(self, index: Index) -> IndexRecord | None:
+        """What functions of C search for all that `search` returns."""
+        if not isinstance(index, IVFIndex) or self._functions() is None or (file := index.record) is None:
+            return None
+        states, before = self._states, self._held_record
+        held = file, columns(self.size), self.centre, states.codes, states.scales
+        if before is None or any(one is not other for one, other in zip(before[0], held, strict=True)):
+            pointers = (tensor.data_ptr() for tensor in held[1:])
+            self._held_record = before = held, IndexRecord(file, self.size, *pointers)
+        return before[1]
 
     def _found(self, index: Index, wanted: Tensor, k: int, hidden: Hidden) -> Tensor:
         """Rows [m, k], of a few positions those that each finds by itself."""

@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from codemem.native.library import STEP
+
 
 @dataclass(frozen=True)
 class States:
@@ -55,3 +57,9 @@ def basis(size: int, device: torch.device) -> Tensor:
     cosines = torch.cos(math.pi / size * (place[None] + 0.5) * place[:, None]) * math.sqrt(2 / size)
     cosines[0] /= math.sqrt(2)
     return (cosines * signs).T.float().contiguous().to(device)
+
+
+@lru_cache(maxsize=4)
+def columns(size: int) -> Tensor:
+    """The basis on the CPU as states.c wants it, [size / STEP, size, STEP] bf16."""
+    return basis(size, torch.device("cpu")).view(size, -1, STEP).transpose(0, 1).contiguous().bfloat16()

@@ -66,23 +66,24 @@ class Mixture(nn.Module):
         return logits.device.type == "cpu" and logits.dtype == torch.float32 and _functions() is not None
 
     def compiled(self, logits: Tensor, similarity: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """`mix` of what this makes of `describe`, by one function of C: log-probabilities [m, vocabulary] float32, and
-        lambda times the neighbours' shares [m, k].
+        """`mix` of what this makes of `describe`, by one function of C: log-probabilities [m, vocabulary] float32, in
+        place of the logits where these are contiguous, and lambda times the neighbours' shares [m, k].
 
         logits: [m, vocabulary] float32 of the model, others as for `describe`. Each of the m is computed by itself.
         """
         logits, similarity, tokens = (x.contiguous() for x in (logits, similarity, tokens))
-        log_probs, weights = torch.empty_like(logits), torch.empty_like(similarity)
-        learned = self.mean, self.deviation, *self.inner.parameters(), *self.outer.parameters(), log_probs, weights
+        weights = torch.empty_like(similarity)
+        inner, outer = self.inner, self.outer
+        learned = self.mean, self.deviation, inner.weight, inner.bias, outer.weight, outer.bias
         _functions().mix(
             logits.data_ptr(),
             *logits.shape,
             similarity.data_ptr(),
             tokens.data_ptr(),
             tokens.shape[1],
-            *(tensor.data_ptr() for tensor in learned),
+            *[tensor.data_ptr() for tensor in (*learned, weights)],
         )
-        return log_probs, weights
+        return logits, weights
 
 
 def _functions() -> Any:

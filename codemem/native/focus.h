@@ -79,16 +79,23 @@ INLINE void search(const int8_t *queries, const int32_t *totals, long count, con
         }
 }
 
-/* The least of `groups` numbers than which fewer than `most` are greater: so many of all are not less. */
+/* A number than which at least `most` of `groups` numbers are not less, and hardly more than these. */
 INLINE float bound(const float *greatest, long groups, int most) {
-    float least = INFINITY;
-    for (long i = 0; i < groups; i++) {
-        int greater = 0;
-        for (long j = 0; j < groups; j += WIDE)
-            greater += __builtin_popcount(lanes_of(load(greatest + j) > all(greatest[i])));
-        if (greater < most && greatest[i] < least) least = greatest[i];
+    Floats lows = load(greatest), highs = lows;
+    for (long i = WIDE; i < groups; i += WIDE) {
+        Floats x = load(greatest + i);
+        lows = choose(x < lows, x, lows), highs = choose(x > highs, x, highs);
     }
-    return least;
+    float low = -largest(-lows), high = largest(highs);
+    if (!(low > -INFINITY && high < INFINITY) || groups < most) return -INFINITY;
+    for (int step = 0; step < 10; step++) {
+        float middle = low + (high - low) / 2;
+        int count = 0;
+        for (long i = 0; i < groups; i += WIDE) count += __builtin_popcount(lanes_of(load(greatest + i) >= all(middle)));
+        if (count >= most) low = middle;
+        else high = middle;
+    }
+    return low;
 }
 
 /* Inner product of a query with a key [D]. */
@@ -165,6 +172,8 @@ void read_focus(Focus *focus, const float *placeless, const float *local, const 
             Found best[k];
             chosen(turned + q * D, scores + q * tiles * KEYS, n, bound(greatest + q * groups, groups, k + AGAIN),
                    pairs + kv * n * 2 * D, k, best);
+            for (long i = 0; i < k; i++)
+                for (int c = 0; c < D; c += 32) __builtin_prefetch(pairs + ((kv * n + best[i].place) * 2 + 1) * D + c);
             float *weight = focus->weights + (head * positions + r) * k;
             float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
             float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), highest = here;

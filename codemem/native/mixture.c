@@ -28,14 +28,16 @@ static float mass_of(const float *shares, const int64_t *tokens, long k, long i)
     return mass;
 }
 
-/* One position: log-probabilities [vocabulary] of the mixture to out, lambda times each entry's share to weights [k]. */
-static void mixed(const float *logits, long vocabulary, const float *similarity, const int64_t *tokens, long k,
-                  const Network *network, float *out, float *weights) {
+/* One position: log-probabilities [vocabulary] of the mixture in place of logits, lambda times each entry's share to
+   weights [k]. */
+static void mixed(float *logits, long vocabulary, const float *similarity, const int64_t *tokens, long k,
+                  const Network *network, float *weights) {
     Floats most = all(-INFINITY), total = all(0.0f), moment = all(0.0f);
     long whole = vocabulary / WIDE * WIDE, first = 0;
     for (long i = 0; i < whole; i += WIDE) most = choose(load(logits + i) > most, load(logits + i), most);
     float best = largest(most), rest = 0, rest_moment = 0;
     for (long i = whole; i < vocabulary; i++) best = logits[i] > best ? logits[i] : best;
+    while (first < whole && !lanes_of(load(logits + first) == all(best))) first += WIDE;
     while (first < vocabulary - 1 && logits[first] != best) first++;
     for (long i = 0; i < whole; i += WIDE) {
         Floats x = load(logits + i) - best, p = power(x);
@@ -81,28 +83,27 @@ static void mixed(const float *logits, long vocabulary, const float *similarity,
     shares_of(similarity, tokens, k, TEMPERATURE * expf(warmth), shares);
 
     float shift = log1pf(-lambda) - best - scale;
-    for (long i = 0; i < whole; i += WIDE) store(out + i, load(logits + i) + shift);
-    for (long i = whole; i < vocabulary; i++) out[i] = logits[i] + shift;
+    for (long i = 0; i < whole; i += WIDE) store(logits + i, load(logits + i) + shift);
+    for (long i = whole; i < vocabulary; i++) logits[i] += shift;
     for (long i = 0; i < k; i++) {
         weights[i] = lambda * shares[i];
         long earlier = 0;
         while (earlier < i && tokens[earlier] != tokens[i]) earlier++;
         if (tokens[i] < 0 || earlier < i) continue; /* of entries with the same token the first speaks for all */
-        float memory = lambda * mass_of(shares, tokens, k, i), model = out[tokens[i]];
+        float memory = lambda * mass_of(shares, tokens, k, i), model = logits[tokens[i]];
         memory = logf(memory > 1e-30f ? memory : 1e-30f);
         float high = memory > model ? memory : model, low = memory > model ? model : memory;
-        out[tokens[i]] = high + log1pf(expf(low - high));
+        logits[tokens[i]] = high + log1pf(expf(low - high));
     }
 }
 
 /* `mixture.mix` of what `Mixture` makes of `describe`. logits: [n, vocabulary]; similarity: [n, k], best first; tokens:
-   [n, k], -1 for none. Leaves out [n, vocabulary] and weights [n, k]. */
-void mix(const float *logits, long n, long vocabulary, const float *similarity, const int64_t *tokens, long k,
+   [n, k], -1 for none. Leaves log-probabilities in place of logits, and weights [n, k]. */
+void mix(float *logits, long n, long vocabulary, const float *similarity, const int64_t *tokens, long k,
          const float *mean, const float *deviation, const float *inner, const float *inner_bias, const float *outer,
-         const float *outer_bias, float *out, float *weights) {
+         const float *outer_bias, float *weights) {
     Network network = {mean, deviation, inner, inner_bias, outer, outer_bias};
 #pragma omp parallel for
     for (long r = 0; r < n; r++)
-        mixed(logits + r * vocabulary, vocabulary, similarity + r * k, tokens + r * k, k, &network, out + r * vocabulary,
-              weights + r * k);
+        mixed(logits + r * vocabulary, vocabulary, similarity + r * k, tokens + r * k, k, &network, weights + r * k);
 }

@@ -52,3 +52,26 @@ class FocusRecord(Structure):
         *((name, c_void_p) for name in ("cos", "sin", "temperature", "bias", "discount", "found", "weights")),
         ("seconds", c_double),
     )
+
+
+class FileRecord(Structure):
+    """`File` of cells.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("centroids", "halves", "cells")),
+        ("count", c_long),
+        ("probed", c_long),
+        *((name, c_void_p) for name in ("low", "step", "behind")),
+        ("settled", c_long),
+        ("more", c_long),
+    )
+
+
+class IndexRecord(Structure):
+    """`Index` of states.c."""
+
+    _fields_ = (
+        ("file", FileRecord),
+        ("size", c_long),
+        *((name, c_void_p) for name in ("basis", "centre", "codes", "scales")),
+    )

@@ -1,19 +1,24 @@
 /* The search of token memory's index: what comes before it and behind it, as `state_index.py` says. Each position is
    computed by itself, in the same order, however many there are. */
 
-#include "vectors.h"
+#include "cells.h"
 
-enum { TOGETHER = 8 }; /* positions for which a number of the basis is read once */
+enum {
+    TOGETHER = 8, /* positions for which a number of the basis is read once */
+    COLUMNS = 16, /* of the basis, beside each other */
+    AGAIN = 16,   /* more than are wanted are scored again */
+};
 
-/* States [n, size] in bf16, turned by basis [size, size], the centre [size] taken off, and normalised: out [n, size]. */
-void queries(const uint16_t *states, long n, long size, const float *basis, const float *centre, float *out) {
+/* States [n, size] in bf16, turned by basis [size / COLUMNS, size, COLUMNS], bf16, the centre [size] taken off, and
+   normalised: out [n, size]. */
+void queries(const uint16_t *states, long n, long size, const uint16_t *basis, const float *centre, float *out) {
 #pragma omp parallel for
     for (long c = 0; c < size; c += WIDE)
         for (long r = 0; r < n; r += TOGETHER) {
             int count = n - r < TOGETHER ? n - r : TOGETHER;
             Floats turned[TOGETHER] = {0};
             for (long i = 0; i < size; i++) {
-                Floats row = load(basis + i * size + c);
+                Floats row = widen(basis + (c / COLUMNS * size + i) * COLUMNS + c % COLUMNS);
                 for (int j = 0; j < count; j++) turned[j] += widened(states[(r + j) * size + i]) * row;
             }
             for (int j = 0; j < count; j++) store(out + (r + j) * size + c, turned[j] - load(centre + c));
@@ -59,4 +64,36 @@ void rank(const float *query, long n, long k, long size, const int8_t *codes, co
             similarity[j] = now, row[j] = here;
         }
     }
+}
+
+/* What token memory's index is, beside its file: as `queries` and `rank` want it. */
+typedef struct {
+    File file;
+    long size;
+    const uint16_t *basis;
+    const float *centre;
+    const int8_t *codes;
+    const float *scales;
+} Index;
+
+/* Rows of a file for queries [n, size], as `search_file` leaves them. */
+void search(const File *file, const float *query, long n, long size, const uint8_t *shown, long k, int64_t *rows) {
+    search_file(file, query, n, size, shown, k, rows);
+}
+
+/* The k rows whose states are most similar to states [n, size], best first, -1 for none, and how similar: rows and
+   similarities [n, k]. shown: the rows that may be found, a bit for each, or NULL for all. */
+void nearest_states(const Index *index, const uint16_t *states, long n, const uint8_t *shown, long k, int64_t *rows,
+                    float *similarities) {
+    long size = index->size, more = k + AGAIN;
+    float *query = malloc(n * (size + more) * sizeof *query), *similar = query + n * size;
+    int64_t *found = malloc(n * more * sizeof *found);
+    queries(states, n, size, index->basis, index->centre, query);
+    search_file(&index->file, query, n, size, shown, more, found);
+    rank(query, n, more, size, index->codes, index->scales, index->centre, found, similar);
+    for (long r = 0; r < n; r++) {
+        memcpy(rows + r * k, found + r * more, k * sizeof *rows);
+        memcpy(similarities + r * k, similar + r * more, k * sizeof *similarities);
+    }
+    free(query), free(found);
 }

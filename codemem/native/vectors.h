@@ -182,17 +182,26 @@ INLINE Floats sums(Floats *v) {
     return halved1(v[0], v[1]);
 }
 
+/* The sum of its numbers: halves added to each other until one is left. */
 INLINE float sum(Floats x) {
-    float total = 0;
-    for (int i = 0; i < WIDE; i++) total += x[i];
-    return total;
+#if __AVX512F__
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    for (int half = WIDE / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] += x[i + half];
+    return x[0];
+#endif
 }
 
 /* The largest of its numbers. */
 INLINE float largest(Floats x) {
-    float most = x[0];
-    for (int i = 1; i < WIDE; i++) most = x[i] > most ? x[i] : most;
-    return most;
+#if __AVX512F__
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    for (int half = WIDE / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = x[i + half] > x[i] ? x[i + half] : x[i];
+    return x[0];
+#endif
 }
 
 /* Numbers [size] as integers of up to `most` either way. Returns what these are multiplied with; total: their sum. */

@@ -2,6 +2,8 @@
    it searches in float32. Here queries are rounded to 8 bits too, so that products are of integers. Each query is
    searched by itself, and its cells in PARTS, however many threads there are. */
 
+#pragma once
+
 #include <stdlib.h>
 
 #include "best.h"
@@ -51,64 +53,82 @@ INLINE int scan(const Cell *cell, const Query *query, long size, Found *heap, in
     return held;
 }
 
-/* The entries of the `probed` cells that are nearest to a query, best first, but for what rounding does.
+/* The file, and what stands behind it. centroids: [count, size], bf16, and halves [count], half of the squares of their
+   lengths; cells: [count], of which `probed` are searched; low, step: [size], what a number's code is multiplied with is
+   step, and low is added then; behind: [more, size], entries that are in no cell, whose rows begin with `settled`. */
+typedef struct {
+    const uint16_t *centroids;
+    const float *halves;
+    const Cell *cells;
+    long count, probed;
+    const float *low, *step, *behind;
+    long settled, more;
+} File;
 
-   queries: [n, size], size a multiple of 4 * WIDE; centroids: [cells, size], bf16, and halves [cells], half of the
-   squares of their lengths; cells: [count]; low, step: [size], what a number's code is multiplied with, and what is added
-   then; shown: as in `Query`. Leaves rows [n, k], -1 for none, and scores [n, k]. */
-void search(const float *queries, long n, long size, const uint16_t *centroids, const float *halves, const Cell *cells,
-            long count, long probed, const float *low, const float *step, const uint8_t *shown, long k, int64_t *rows,
-            float *scores) {
+/* The entries that are in no cell join those of a heap. Returns how many it has. */
+INLINE int scan_behind(const File *file, const float *numbers, const Query *query, long size, Found *heap, int held) {
+    for (long i = 0; i < file->more; i++) {
+        long row = file->settled + i;
+        if (query->shown && !(query->shown[row / 8] >> row % 8 & 1)) continue;
+        Floats total = all(0.0f);
+        for (long c = 0; c < size; c += WIDE) total += load(numbers + c) * load(file->behind + i * size + c);
+        held = keep(heap, held, query->k, (Found){sum(total), row});
+    }
+    return held;
+}
+
+/* The best entries for each of queries [n, size], size a multiple of 64, of the cells that are nearest to it and of those
+   in no cell, best first, but for what rounding does. shown: as in `Query`. Leaves rows [n, k], -1 for none. */
+INLINE void search_file(const File *file, const float *queries, long n, long size, const uint8_t *shown, long k,
+                        int64_t *rows) {
+    long count = file->count, probed = file->probed, parts = PARTS + (file->more > 0);
     float *near = malloc(n * count * sizeof *near), *turned = malloc(n * size * sizeof *turned);
-    Found *nearest = malloc(n * probed * sizeof *nearest), *found = malloc(n * PARTS * k * sizeof *found);
+    Found *nearest = malloc(n * probed * sizeof *nearest), *found = malloc(n * parts * k * sizeof *found);
     int8_t *numbers = malloc(n * size);
-    int *held = malloc(n * PARTS * sizeof *held);
+    int *held = malloc(n * parts * sizeof *held);
     Query asked[n];
 #pragma omp parallel
     {
 #pragma omp for
         for (long at = 0; at < n * count; at++) {
             const float *query = queries + at / count * size;
-            const uint16_t *centroid = centroids + at % count * size;
+            const uint16_t *centroid = file->centroids + at % count * size;
             Floats total = all(0.0f);
             for (long i = 0; i < size; i += WIDE) total += load(query + i) * widen(centroid + i);
-            near[at] = sum(total) - halves[at % count];
+            near[at] = sum(total) - file->halves[at % count];
         }
 #pragma omp for
         for (long q = 0; q < n; q++) {
             int chosen = 0;
-            for (long i = 0; i < count; i++) chosen = keep(nearest + q * probed, chosen, probed, (Found){near[q * count + i], i});
-            order(nearest + q * probed, chosen);
+            for (long i = 0; i < count; i++)
+                chosen = keep(nearest + q * probed, chosen, probed, (Found){near[q * count + i], i});
             const float *query = queries + q * size;
             float *own = turned + q * size;
             Floats shift = all(0.0f);
             for (long i = 0; i < size; i += WIDE) {
-                store(own + i, load(query + i) * load(step + i));
-                shift += load(query + i) * load(low + i);
+                store(own + i, load(query + i) * load(file->step + i));
+                shift += load(query + i) * load(file->low + i);
             }
             int32_t total;
             asked[q] = (Query){numbers + q * size, 0, sum(shift), shown, k};
             asked[q].step = rounded(own, size, 127, asked[q].numbers, &total);
         }
 #pragma omp for schedule(dynamic, 1)
-        for (long task = 0; task < n * PARTS; task++) {
+        for (long task = 0; task < n * parts; task++) {
+            long q = task / parts, part = task % parts;
             held[task] = 0;
-            for (long i = task % PARTS; i < probed; i += PARTS) {
-                const Cell *cell = cells + nearest[task / PARTS * probed + i].place;
-                held[task] = scan(cell, asked + task / PARTS, size, found + task * k, held[task]);
-            }
+            if (part == PARTS) held[task] = scan_behind(file, queries + q * size, asked + q, size, found + task * k, 0);
+            for (long i = part; part < PARTS && i < probed; i += PARTS)
+                held[task] = scan(file->cells + nearest[q * probed + i].place, asked + q, size, found + task * k, held[task]);
         }
 #pragma omp for
         for (long q = 0; q < n; q++) {
-            Found *best = found + q * PARTS * k;
-            int have = held[q * PARTS];
-            for (int part = 1; part < PARTS; part++)
-                for (int i = 0; i < held[q * PARTS + part]; i++) have = keep(best, have, k, best[part * k + i]);
+            Found *best = found + q * parts * k;
+            int have = held[q * parts];
+            for (int part = 1; part < parts; part++)
+                for (int i = 0; i < held[q * parts + part]; i++) have = keep(best, have, k, best[part * k + i]);
             order(best, have);
-            for (long i = 0; i < k; i++) {
-                rows[q * k + i] = i < have ? best[i].place : -1;
-                scores[q * k + i] = i < have ? best[i].score : -INFINITY;
-            }
+            for (long i = 0; i < k; i++) rows[q * k + i] = i < have ? best[i].place : -1;
         }
     }
     free(near), free(turned), free(nearest), free(found), free(numbers), free(held);
