@@ -174,7 +174,7 @@ def test_a_layer(n, heads, inner, biases, eight, seed):
     gate, up = product("gate_up", normed(x, norms["mlp_norm"])).chunk(2, dim=-1)
     x = x + product("down", gate * gate.sigmoid() * up)
     off = (found.double() - x).abs()  # where a number is rounded the other way, by a step
-    assert off.max() < 0.2 and off.mean() < 5e-3
+    assert off.max() < 0.2 and off.mean() < 2e-2
 
 
 @settings(max_examples=60, deadline=None)
