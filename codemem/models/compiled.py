@@ -73,11 +73,11 @@ class ReadFocus:
 
     def note(self, found: Tensor, weights: Tensor, reading: Reading, traced: int) -> None:
         """Note what was read, and leave traces of the last positions."""
-        first = found.shape[2] - traced
-        for layer, rows, shares in zip(self.layers.values(), found, weights, strict=True):
-            layer.bank.note(rows, shares)
-            if reading.trace is not None and traced:
-                reading.trace.append((rows[:, first:], shares[:, first:]))
+        next(iter(self.layers.values())).bank.note(found, weights)
+        if reading.trace is not None and traced:
+            first = found.shape[2] - traced
+            last = (x[:, :, first:].unbind() for x in (found, weights))
+            reading.trace += zip(*last, strict=True)
         reading.seconds += sum(record.seconds for record in self._records)
 
 

@@ -128,5 +128,6 @@ class TokenMemory:
         """Note what some of a text's positions read. rows, weights: [batch * positions, k]."""
         if self.reading.token_trace is not None:
             step = len(rows) // batch
+            weights = weights.detach()
             for place in places:
-                self.reading.token_trace.append((rows[place::step], weights[place::step].detach()))
+                self.reading.token_trace.append((rows[place::step], weights[place::step]))
