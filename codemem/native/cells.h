@@ -39,8 +39,11 @@ INLINE int scan(const Cell *cell, const Query *query, long size, Found *heap, in
     for (long first = 0; first < cell->count; first += WIDE) {
         long count = cell->count - first < WIDE ? cell->count - first : WIDE;
         Floats products[WIDE];
-        for (int i = 0; i < WIDE; i++)
-            products[i] = i < count ? product(cell->codes + (first + i) * size, query->numbers, size) : all(0.0f);
+        for (int i = 0; i < WIDE; i++) {
+            const uint8_t *codes = cell->codes + (first + i) * size;
+            prefetch(codes + WIDE * size, size); /* behind a cell's end nothing is read */
+            products[i] = i < count ? product(codes, query->numbers, size) : all(0.0f);
+        }
         Floats scores = sums(products) * query->step + query->shift;
         unsigned better = held < query->k ? (1u << count) - 1 : lanes_of(scores > all(heap[0].score));
         for (unsigned left = better & ((1u << count) - 1); left; left &= left - 1) {

@@ -115,7 +115,7 @@ INLINE void chosen(const float *query, const float *scores, long n, float least,
         for (unsigned left = lanes_of(load(scores + place) >= all(least)); left; left &= left - 1) {
             long at = place + __builtin_ctz(left);
             if (at >= n) break;
-            for (int i = 0; i < D; i += 32) __builtin_prefetch(pairs + at * 2 * D + i);
+            prefetch(pairs + at * 2 * D, D * sizeof *pairs);
             places[count++] = at;
         }
     for (int i = 0; i < count; i++)
@@ -172,8 +172,7 @@ void read_focus(Focus *focus, const float *placeless, const float *local, const 
             Found best[k];
             chosen(turned + q * D, scores + q * tiles * KEYS, n, bound(greatest + q * groups, groups, k + AGAIN),
                    pairs + kv * n * 2 * D, k, best);
-            for (long i = 0; i < k; i++)
-                for (int c = 0; c < D; c += 32) __builtin_prefetch(pairs + ((kv * n + best[i].place) * 2 + 1) * D + c);
+            for (long i = 0; i < k; i++) prefetch(pairs + ((kv * n + best[i].place) * 2 + 1) * D, D * sizeof *pairs);
             float *weight = focus->weights + (head * positions + r) * k;
             float here = mass[r * heads + head], weakest = best[k - 1].score * scaling;
             float shift = bias[head] - discount[head] * (weakest > 0 ? weakest : 0), highest = here;

@@ -6,6 +6,7 @@
 enum {
     TOGETHER = 8, /* positions for which a number of the basis is read once */
     COLUMNS = 16, /* of the basis, beside each other */
+    SOON = 4,     /* entries whose codes are asked for before their turn */
     AGAIN = 16,   /* more than are wanted are scored again */
 };
 
@@ -39,6 +40,8 @@ void rank(const float *query, long n, long k, long size, const int8_t *codes, co
 #pragma omp parallel for
     for (long at = 0; at < n * k; at++) {
         const float *asked = query + at / k * size;
+        long soon = at + SOON < n * k ? at + SOON : at;
+        if (rows[soon] >= 0) prefetch(codes + rows[soon] * size, size);
         similarities[at] = -1.0f;
         if (rows[at] < 0) continue;
         const int8_t *code = codes + rows[at] * size;
