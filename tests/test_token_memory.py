@@ -351,6 +351,18 @@ def test_gradients_are_those_of_finite_differences():
     assert all(gradient.abs().max() > 1e-4 for gradient in gradients), "every part learns"
 
 
+def test_mix_of_a_position_does_not_depend_on_its_place():
+    """Bit by bit: on the CPU PyTorch computes the last numbers of a vector in another way than those before them."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        log_probs = torch.randn(8, 300, generator=generator).log_softmax(dim=-1)
+        shares = torch.rand(8, 64, generator=generator).softmax(dim=-1)
+        tokens, weight = torch.randint(-1, 20, (8, 64), generator=generator), torch.rand(8, generator=generator)
+        order = torch.randperm(8, generator=generator)
+        mixed = mix(log_probs, weight, shares, tokens)
+        assert torch.equal(mix(log_probs[order], weight[order], shares[order], tokens[order]), mixed[order])
+
+
 def test_what_the_mixture_is_told():
     """The nine numbers, by hand."""
     similarity = torch.tensor([[0.9, 0.8, 0.8, 0.1]])

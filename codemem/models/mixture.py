@@ -144,6 +144,7 @@ def mix(log_probs: Tensor, weight: Tensor, shares: Tensor, tokens: Tensor) -> Te
     # Of neighbours with the same token the first speaks for all.
     repeats = (tokens.unsqueeze(-1) == tokens.unsqueeze(-2)).tril(-1).any(dim=-1)
     rows, columns = ((tokens >= 0) & ~repeats).nonzero(as_tuple=True)
-    memory = (by_token(shares, tokens) * weight.unsqueeze(-1))[rows, columns].clamp(min=1e-30).log()
-    places = rows, tokens[rows, columns]
-    return result.index_put(places, torch.logaddexp(result[places], memory))
+    memory = (by_token(shares, tokens) * weight.unsqueeze(-1)).clamp(min=1e-30).log()
+    # Of all neighbours: on the CPU, what a number becomes depends on whether it is among the last ones.
+    both = torch.logaddexp(result.gather(1, tokens.clamp(min=0)), memory)
+    return result.index_put((rows, tokens[rows, columns]), both[rows, columns])
