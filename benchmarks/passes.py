@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 
 from benchmarks.corpus import arguments, bars, remember, report
 from benchmarks.decoding import places, searched
@@ -17,7 +16,6 @@ from codemem.completion.engine import Engine
 from codemem.completion.prompt import build_prompt
 from codemem.completion.request import Request
 from codemem.models.llama import LlamaDecoder
-from codemem.models.memory_layer import Reading
 from codemem.models.packed import pack
 from codemem.models.pretrained import load_memorizing
 from codemem.models.recorded import ROWS
@@ -31,48 +29,41 @@ READS = {
 }
 
 
+WARMING = 3  # passes that are not counted
 # Of computing, on the CPU and on a GPU.
 WAYS = (("compiled", "by PyTorch"), ("recorded", "launched"))
 
 
-def median(run: Callable[[], object], count: int) -> float:
-    """Milliseconds, after three runs that are not counted."""
-    times = []
-    for number in range(3 + count):
-        start = time.perf_counter()
-        run()
-        if number >= 3:
-            times.append(1000 * (time.perf_counter() - start))
-    return round(statistics.median(times), 2)
-
-
 def passes(engine: Engine, ids: list[int], count: int, way: str) -> dict[str, list[float]]:
-    """What is read -> milliseconds over one position and over ROWS. way: one of WAYS."""
+    """What is read -> median milliseconds over one position and over ROWS, taken in turns. way: one of WAYS."""
     model, decoder = engine.model, engine.model.decoder()
     assert isinstance(decoder, LlamaDecoder), "there is no forward pass of our own for this model"
     decoder.weights.recorded, decoder.weights.compiled = way == "recorded", way == "compiled"
     if way == "by PyTorch":
         for matrix in decoder.weights.matrices:
             matrix.packed = pack([layer.weight for layer in matrix.layers], tiled=False)
-    found = {}
-    for name, (attention, tokens) in READS.items():
-        with model.reads(attention=attention, tokens=tokens, traced=True) as reading:
-            reading.focus = searched(engine, ids)
-            decoder.crop(0)
-            decoder.read(ids[:-1])
-
-            def run(rows: int, trace: Reading = reading) -> int:
+    chosen = searched(engine, ids)
+    with model.reads(attention=False, tokens=False):
+        decoder.crop(0)
+        decoder.read(ids[:-1])
+    times: dict[str, dict[int, list[float]]] = {name: {1: [], ROWS: []} for name in READS}
+    for number in range(WARMING + count):
+        for rows in (1, ROWS):
+            for name, (attention, tokens) in READS.items():
                 decoder.crop(len(ids) - 1)
-                trace.trace, trace.token_trace = [], []
-                return choose(decoder.read(ids[-1:] * rows, rows)[0])
-
-            found[name] = [median(lambda: run(1), count), median(lambda: run(ROWS), count)]
-    return found
+                with model.reads(attention=attention, tokens=tokens, traced=True) as reading:
+                    reading.focus = chosen
+                    start = time.perf_counter()
+                    choose(decoder.read(ids[-1:] * rows, rows)[0])
+                    taken = 1000 * (time.perf_counter() - start)
+                if number >= WARMING:
+                    times[name][rows].append(taken)
+    return {name: [round(statistics.median(each), 2) for each in found.values()] for name, found in times.items()}
 
 
 def main() -> None:
     parser = arguments("Milliseconds of a forward pass.")
-    parser.add_argument("--count", type=int, default=30, help="passes of each kind")
+    parser.add_argument("--count", type=int, default=200, help="passes of each kind")
     options = parser.parse_args()
     pretrained = load_memorizing(options.model)
     root = package(options.package)

@@ -53,6 +53,8 @@ class Reading:
     def keep(self, positions: int, of: int, layers: int) -> None:
         """Leave only the first `positions` of the traces that the last forward pass left, of `of` positions, at each of
         so many memory layers: the others were not taken."""
+        if positions == of:
+            return
         if self.trace:
             self.trace[-layers:] = [
                 (rows[:, :positions], shares[:, :positions]) for rows, shares in self.trace[-layers:]
