@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
 from codemem.memory.states import States, columns, turn
-from codemem.native.library import STEP, library
+from codemem.native.library import STEP, library, releasing
 from codemem.native.records import IndexRecord
 
 # Rows that the mean is taken of at most, and rows that are decoded at a time.
@@ -129,8 +129,9 @@ class StateIndex:
             asked = queries.cpu().contiguous()
             found = torch.empty(len(asked), k, dtype=torch.int64)
             similarity = torch.empty(len(asked), k, dtype=torch.float32)
+            functions = self._functions() if len(asked) <= _FEW else releasing("states", self._functions())
             where = hidden.pointer, k, found.data_ptr(), similarity.data_ptr()
-            self._functions().nearest_states(byref(record), asked.data_ptr(), len(asked), *where)
+            functions.nearest_states(byref(record), asked.data_ptr(), len(asked), *where)
             return found.to(queries.device), similarity.to(queries.device)
         wanted = self._wanted(queries)
         return self._ranked(wanted, self._found(index, wanted, k, hidden), queries.device)

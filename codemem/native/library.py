@@ -78,6 +78,7 @@ def library(name: str, **constants: float) -> Any:
     return None if functions is None else _typed(name, functions)
 
 
+@cache
 def releasing(name: str, functions: Any) -> Any:
     """The same functions, for calls that take many milliseconds: other threads of Python run meanwhile."""
     return _typed(name, CDLL(functions._name))
