@@ -189,7 +189,8 @@ def test_killed_at_50_moments_nothing_is_half_done_and_nothing_finished_is_lost(
     synced(tmp_path)
     begun, longest = time.monotonic(), 0.2
     killed = in_the_middle = 0
-    while killed < KILLS:
+    # How many moments are between two documents depends on how fast the machine is just then: so many must be.
+    while killed < KILLS or (in_the_middle < KILLS // 5 and killed < 4 * KILLS):
         write_files(tmp_path, chosen, 8)
         before, ready = len(finished(tmp_path)), context.Event()
         child = context.Process(target=run_until_killed, args=(str(tmp_path), ready))
