@@ -27,6 +27,10 @@ typedef struct {
     int k;
 } Query;
 
+INLINE int may_be_found(const Query *query, int64_t row) {
+    return !query->shown || query->shown[row / 8] >> row % 8 & 1;
+}
+
 /* Inner product of the numbers of an entry, 0 to 255, with a query's, in some parts. */
 INLINE Floats product(const uint8_t *codes, const int8_t *numbers, long size) {
     Ints total = {0};
@@ -49,7 +53,7 @@ INLINE int scan(const Cell *cell, const Query *query, long size, Found *heap, in
         for (unsigned left = better & ((1u << count) - 1); left; left &= left - 1) {
             int lane = __builtin_ctz(left);
             int64_t row = cell->rows[first + lane];
-            if (query->shown && !(query->shown[row / 8] >> row % 8 & 1)) continue;
+            if (!may_be_found(query, row)) continue;
             held = keep(heap, held, query->k, (Found){scores[lane], row});
         }
     }
@@ -72,7 +76,7 @@ typedef struct {
 INLINE int scan_behind(const File *file, const float *numbers, const Query *query, long size, Found *heap, int held) {
     for (long i = 0; i < file->more; i++) {
         long row = file->settled + i;
-        if (query->shown && !(query->shown[row / 8] >> row % 8 & 1)) continue;
+        if (!may_be_found(query, row)) continue;
         Floats total = all(0.0f);
         for (long c = 0; c < size; c += WIDE) total += load(numbers + c) * load(file->behind + i * size + c);
         held = keep(heap, held, query->k, (Found){sum(total), row});
