@@ -167,8 +167,12 @@ class LlamaDecoder:
             return self._recorded(ids, last)[len(ids) - last : len(ids)]
         if self.weights.compiled:
             return self._compiled(ids, last)
+        return self._by_pytorch(ids, last, self._readers(len(ids)))
+
+    def _readers(self, count: int) -> int:
+        """How many of so many positions read memory inside attention: the last ones."""
         reading = self.model.reading
-        return self._by_pytorch(ids, last, reading.rows(len(ids)) if reading.searches(self.model.bank) else 0)
+        return reading.rows(count) if reading.searches(self.model.bank) else 0
 
     def _by_pytorch(self, ids: Sequence[int], last: int, rows: int) -> Tensor:
         """As `states`, layer by layer; the last `rows` positions read memory."""
@@ -235,7 +239,7 @@ class LlamaDecoder:
         reading, layers, states = self.model.reading, self.model.layers, self.weights.embedding[:0]
         if self._pass is None:
             self._pass = CompiledPass(self.weights, self._keys, self._values, (self._cos, self._sin))
-        first, done = len(ids) - (reading.rows(len(ids)) if reading.searches(self.model.bank) else 0), 0
+        first, done = len(ids) - self._readers(len(ids)), 0
         if self.weights.wide and first >= _MANY:
             states, done = self._by_pytorch(ids[:first], min(last, first), 0), first
         for piece in (*_pieces(done, first), *_pieces(first, len(ids))):
