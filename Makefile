@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-DEMO_CURSOR ?= cli/complete.py:229:28
+DEMO_CURSOR ?= cli/complete.py:243:28
 IMAGES ?=
 
 BIN := .venv/bin
@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FL
 
 demo: .make/install model
 	$(BIN)/codemem index .
-	$(BIN)/codemem complete $(DEMO_CURSOR) --explain
+	$(BIN)/codemem complete $(DEMO_CURSOR) --explain --recall
 
 # A process for each of up to 4 cores, computing with one thread: tiny models have nothing to share out.
 test: .make/dev model

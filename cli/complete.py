@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from codemem.models.pretrained import Pretrained
 
 _EXPLAINED_LINES = 10
+# Milliseconds after which a process of its own has read its prompt where it does not wait for snippets: with the start
+# of Python and the line itself it then takes less than 3 s.
+_PROMPT_READ = 2300.0
 
 
 def complete(
@@ -42,7 +45,14 @@ def complete(
     ] = None,
     attention: Annotated[bool, typer.Option("--attention/--no-attention", help="Memory inside attention.")] = True,
     tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Memory of what came next elsewhere.")] = True,
-    recall: Annotated[bool, typer.Option("--recall/--no-recall", help="Snippets of memory in the prompt.")] = True,
+    recall: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--recall/--no-recall",
+            help="Snippets of memory in the prompt.",
+            show_default="as many as there is time for within 3 s; the daemon waits for all",
+        ),
+    ] = None,
     deadline: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(min=0, help="Milliseconds; snippets that would take longer are left out, and half lines."),
@@ -70,7 +80,7 @@ def complete(
         "seed": seed,
         "attention": attention,
         "tokens": tokens,
-        "recall": recall,
+        "recall": recall is not False,
         "deadline": deadline,
     }
 
@@ -88,6 +98,7 @@ def complete(
 
     from cli.console import stderr
     from codemem.completion.request import Request
+    from codemem.models.lean import import_torch
 
     gc.disable()  # to look for garbage takes a tenth of the time, and the process ends soon
     if root is None and memory:
@@ -95,6 +106,7 @@ def complete(
     path = file.relative_to(root or file.parent).as_posix()
     request = Request(path, text, offset, **options)
     with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
+        import_torch()
         opening = _opening(root, aside) if root is not None and memory else None
 
         from codemem.completion.engine import Engine
@@ -111,7 +123,7 @@ def complete(
                 engine = Engine(pretrained.model, pretrained.name)
                 if opening is not None:
                     store.check(pretrained.fingerprint)
-                    if (recall or attention) and deadline is None:  # it is kept by the time that reading takes
+                    if request.recall or attention:
                         engine.prepare(request)
                     banks = _memory(store, pretrained, opening.result(), beside or [])
                     remembered = {record.path: record.content_hash for record in store.documents()}
@@ -120,6 +132,8 @@ def complete(
                         request = true_to(engine, banks, root, request)
                     pretrained.model.bank = banks if banks.several else banks.bank
     load = time.perf_counter() - begin
+    if recall is None and deadline is None:
+        request = replace(request, snippets_within=_PROMPT_READ - 1000 * load)
     with stderr.status("completing"):
         completion = engine.complete(request, memory=memory)
     total = time.perf_counter() - begin
@@ -248,3 +262,5 @@ def _explain(answer: dict[str, Any]) -> None:
     for snippet in reversed(use["snippets"]):
         lines = f"{snippet['path']}:{snippet['start_line']}-{snippet['end_line']}"
         typer.echo(f"{snippet['weight']:6.1%}  {lines}")
+    if use["left_out"]:
+        typer.echo(f"there was no time to read {use['left_out']} more; --recall waits for them")

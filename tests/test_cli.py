@@ -111,6 +111,16 @@ def test_index_and_status_for_people(codemem, repository, model):
     assert "1 new files: codemem index" in codemem("status", repository)[1]
 
 
+def test_snippets_wait_to_be_asked_for_where_a_process_of_its_own_has_no_time(codemem, indexed, monkeypatch):
+    monkeypatch.setattr("cli.complete._PROMPT_READ", 0.0)
+    cursor = f"{indexed}/use.py:3"
+    for options, shown in (((), False), (("--recall",), True), (("--deadline", "100000"), True)):
+        use = answer_of(codemem("complete", cursor, "--json", *options))["memory"]
+        assert bool(use["snippets"]) == shown and bool(use["left_out"]) != shown
+    assert codemem("complete", cursor, "--explain")[1].endswith(" more; --recall waits for them\n")
+    assert answer_of(codemem("complete", cursor, "--json", "--no-recall"))["memory"]["left_out"] == 0
+
+
 def test_complete_prints_the_text_alone_and_explains_on_demand(codemem, indexed):
     text = answer_of(codemem("complete", f"{indexed}/use.py:3", "--json"))["text"]
     assert codemem("complete", f"{indexed}/use.py:3")[1] == text + "\n"

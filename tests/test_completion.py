@@ -310,7 +310,7 @@ def test_a_long_prompt_is_read_in_pieces_and_can_be_cancelled_between_them(engin
     asked, asks = request(SOURCE * 4 + "|", context=1200), []
     engine.complete(asked, cancelled=lambda: bool(asks.append(1)) or len(asks) > 3)
     assert len(asks) == 4
-    decoder = engine._cache._held[asked.path, False].decoder
+    decoder = engine._cache._held[asked.path, "asking"].decoder
     assert len(decoder.tokens) == 3 * CHUNK
 
 

@@ -508,7 +508,7 @@ def test_what_did_not_read_memory_stays_when_memory_changes():
         if number < 2:
             model.remember(SOURCE[: 100 * (number + 1)], "other.py")
     with model.reads(attention=False):
-        assert 0 < len(decoder(("a.py", False), engine._prompt(asked).ids).tokens) < length
+        assert 0 < len(decoder(("a.py", "asking"), engine._prompt(asked).ids).tokens) < length
 
 
 def test_the_decoder_that_was_used_longest_ago_is_taken_for_another_document():

@@ -91,7 +91,7 @@ def test_a_use_is_completed_from_the_file_that_defines_it_and_not_once_that_is_g
     summary = codemem(tmp_path, "index", ".")
     assert summary["documents"] == 3 and summary["tokens"] > 300
 
-    answer = codemem(tmp_path, "complete", CURSOR)
+    answer = codemem(tmp_path, "complete", CURSOR, "--recall")
     assert answer["text"]
     assert answer["memory"]["share"] > 0.001
     assert sum(source["weight"] for source in answer["provenance"]) == pytest.approx(1, abs=1e-6)
@@ -107,5 +107,5 @@ def test_a_use_is_completed_from_the_file_that_defines_it_and_not_once_that_is_g
     (package / "ledger.py").unlink()
     summary = codemem(tmp_path, "index", ".")
     assert (summary["documents"], summary["tokens"]) == (2, 0)
-    answer = codemem(tmp_path, "complete", CURSOR)
+    answer = codemem(tmp_path, "complete", CURSOR, "--recall")
     assert {source["path"] for source in answer["provenance"]} == {"library/printing.py"}

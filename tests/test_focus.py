@@ -240,7 +240,7 @@ def test_a_prompt_read_in_advance_is_not_read_again_where_attention_asks(engine)
     expected = Engine(engine.model, "tiny").complete(request).text
     engine.prepare(request)
     ids = build_prompt(request, TOKENIZER, engine.vocabulary).ids
-    decoder = engine._cache._held[request.path, False].decoder
+    decoder = engine._cache._held[request.path, "asking"].decoder
     assert decoder.tokens == ids[: -recall.POSITIONS]
     passes, states = [], decoder.states
     decoder.states = lambda new, last=1: passes.append(len(new)) or states(new, last)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from codemem.completion import recall
-from codemem.completion.engine import Engine
+from codemem.completion.engine import ASK_AFTER, LONGER, Engine
 from codemem.completion.prompt import build_prompt
 from codemem.completion.recall import POSITIONS, WINDOW_LINES, ask, votes
 from codemem.completion.request import Request
@@ -270,6 +270,61 @@ def test_snippets_can_be_left_out(memory):
         assert completion.memory is None or completion.memory.snippets == ()
     completion, passes = reads_of(engine, asked_at(text, deadline=1e9))
     assert completion.memory.snippets and len(passes[1]) > len(plain)
+
+
+def paced(memory: MemorizingModel, pace: float, monkeypatch) -> Engine:
+    """An engine for which each position takes so many seconds."""
+    monkeypatch.setattr(Engine, "_read", lambda engine, positions, seconds: setattr(engine, "_pace", pace))
+    pieces = {f"src/{number}.py": LONG[at : at + 160] for number, at in enumerate(range(0, 800, 160))}
+    return Engine(remembered(memory, **pieces), "tiny")
+
+
+@pytest.mark.parametrize("limit", ["deadline", "snippets_within"])
+def test_snippets_are_as_many_as_there_is_time_for(memory, monkeypatch, limit):
+    engine, text = paced(memory, 1.0, monkeypatch), "def beta(x):\n    return |\n"
+    plain = len(build_prompt(asked_at(text), memory.tokenizer, engine.vocabulary).ids)
+    everything, passes = reads_of(engine, asked_at(text, max_tokens=1))
+    whole, count = len(passes[1]) - plain, len(everything.memory.snippets)
+    assert whole > 320 and count > 2 and everything.memory.left_out == 0
+
+    def within(tokens: int):
+        """Time for these, and half a minute that the test may take."""
+        milliseconds = 1000 * (LONGER * (plain + tokens) + 30)
+        completion, passes = reads_of(engine, asked_at(text, max_tokens=1, **{limit: milliseconds}))
+        return completion.memory, max(map(len, passes)) - plain
+
+    assert within(whole + 100) == (everything.memory, whole)
+    for tokens in (whole - 100, 200, 100):
+        use, read = within(tokens)
+        assert 0 < read <= tokens + 30 / LONGER and 1 <= len(use.snippets) <= count
+        assert use.left_out == count - len(use.snippets)
+    use, read = within(-30)
+    assert (read, use.snippets, use.left_out) == (0, (), count), "too few to be worth reading the prompt again"
+
+
+def test_snippets_that_were_read_stay_whatever_the_time(memory, monkeypatch):
+    engine, text = paced(memory, 1.0, monkeypatch), "def beta(x):\n    return |\n"
+    before = engine.complete(asked_at(text)).memory.snippets
+    more = "x" * (2 * ASK_AFTER)
+    after = engine.complete(asked_at(text.replace("|", more + "|"), deadline=10_000)).memory
+    assert before and (after.snippets, after.left_out) == (before, 0)
+
+
+def test_a_prompt_without_snippets_is_read_once(memory):
+    """What read it to ask memory reads on, where there was no time for what memory said."""
+    remembered(memory, **{"src/long.py": LONG})
+    asked, read = asked_at(LONG + "x = |\n", context=600, max_tokens=1, snippets_within=0), []
+
+    class Counting(TransformersDecoder):
+        def states(self, ids, last=1):
+            read.append(len(ids))
+            return super().states(ids, last)
+
+    memory.decoder = lambda: Counting(memory)
+    engine = Engine(memory, "tiny")
+    assert engine.complete(asked).memory.left_out > 0
+    prompt = build_prompt(asked, memory.tokenizer, engine.vocabulary).ids
+    assert len(prompt) <= sum(read) < 1.2 * len(prompt)
 
 
 @pytest.mark.parametrize("budget", [40, 200, 700])

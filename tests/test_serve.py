@@ -60,9 +60,9 @@ def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, be
 
     monkeypatch.setitem(features.FEATURES, "codemem/complete", counted)
     cursor = f"{indexed}/use.py:3"
-    sampled = ("--max-tokens", "5", "--temperature", "0.7", "--seed", "3")
+    sampled = ("--recall", "--max-tokens", "5", "--temperature", "0.7", "--seed", "3")
     answers = []
-    for options in ((), ("--no-memory",), sampled, ("--no-recall",)):
+    for options in (("--recall",), ("--no-memory",), sampled, ("--no-recall",)):
         with_it = answer_of(codemem("complete", cursor, "--json", *options))
         alone = answer_of(codemem("complete", cursor, "--json", "--no-daemon", *options))
         assert without_times(with_it) == without_times(alone)
@@ -70,8 +70,8 @@ def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, be
         answers.append(with_it)
     check_against_documentation("complete", *answers)
     assert len(asked) == 4
-    explained = codemem("complete", cursor, "--explain")
-    assert explained == codemem("complete", cursor, "--explain", "--no-daemon") and "of the attention" in explained[1]
+    explained = codemem("complete", cursor, "--explain", "--recall")
+    assert explained == codemem("complete", cursor, "--explain", "--recall", "--no-daemon") and "of the attention" in explained[1]
     assert len(asked) == 5
     codemem("complete", cursor, "--with", indexed)
     assert len(asked) == 5, "several memories are read without it"
@@ -82,7 +82,7 @@ def test_complete_reads_a_changed_file_as_it_would_alone(codemem, indexed, besid
     long = "".join(f"def f{number}(x):\n    return area(x, {number})\n" for number in range(60))
     (indexed / "use.py").write_text(long + USE)
     cursor = f"{indexed}/use.py:{long.count(chr(10)) + 3}"
-    alone = answer_of(codemem("complete", cursor, "--json", "--no-daemon"))
+    alone = answer_of(codemem("complete", cursor, "--json", "--recall", "--no-daemon"))
     assert alone["memory"]["documents"] == 2
     # Closed, the repository is opened anew at the next question.
     del beside.hub.repositories[indexed]

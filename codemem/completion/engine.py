@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,6 +29,13 @@ from codemem.models.memorizing import MemorizingModel
 STILL_RIGHT = 0.5
 # Tokens that may be typed before memory is asked for snippets again.
 ASK_AFTER = 8
+# How much longer a position of a prompt with snippets takes to read than one of the prompt without them, at most: 1.5
+# times at 1,500 positions, measured.
+LONGER = 1.5
+# Tokens of snippets that are worth reading the prompt again, and positions that tell how long one takes to read.
+LEAST_SNIPPETS = 64
+TELLING = 64
+_ASKING = "asking"  # what a decoder is for
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,14 @@ class _Answered:
 @dataclass(frozen=True)
 class _Recalled:
     """What memory voted for in a document, as it stood in the prompt, and what attention searches. made_of: the path,
-    the version of the memory, and what was wanted of it; asked: the tokens that asked."""
+    the version of the memory, and what was wanted of it; asked: the tokens that asked; left_out: how many snippets
+    there was no time for."""
 
     made_of: tuple[str, int, object]
     asked: list[int]
     snippets: list[Snippet]
     ids: list[int]
+    left_out: int
     focus: Focus | None
 
     def near(self, made_of: object, asked: list[int]) -> bool:
@@ -107,6 +117,7 @@ class Engine:
         self._written = _Written()
         self._answered: _Answered | None = None
         self._built: tuple[object, Prompt] | None = None  # what the last prompt was made of, and that prompt
+        self._pace: float | None = None  # seconds for each position of the last prompt that was read at once
 
     def window(self, request: Request) -> int:
         """Where the prompt's window of the document begins, in characters; what stands before it only memory knows."""
@@ -124,14 +135,16 @@ class Engine:
         opened: the weights are packed, and the prompt is read."""
         ids = self._prompt(request).ids
         with self.model.reads(attention=False, tokens=False):
-            decoder = self._cache.decoder((request.path, self._asking(request)), ids)
+            decoder = self._cache.decoder((request.path, _ASKING), ids)
             if new := ids[len(decoder.tokens) : -POSITIONS]:
+                begin = time.perf_counter()
                 decoder.states(new)
+                self._read(len(new), time.perf_counter() - begin)
 
-    def _asking(self, request: Request) -> str | bool:
-        """What the decoder that asks memory is for: without snippets its prompt is the one that is completed, unless
-        the suffix comes first."""
-        return "asking" if request.recall or self.infill is not None else False
+    def _purpose(self, shown: list[Snippet]) -> str | bool:
+        """What the decoder that completes is for: without snippets its prompt is the one that asks memory, unless the
+        suffix comes first."""
+        return bool(shown) if shown or self.infill is not None else _ASKING
 
     def forget(self) -> None:
         """Forget what was written last; what was read stays."""
@@ -187,16 +200,16 @@ class Engine:
         hidden_from = 1 if request.changed else prompt.first_line
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
-            shown: list[Snippet] = []
+            shown, left_out = list[Snippet](), 0
             if memory and len(bank) and (request.recall or (request.attention and large(bank))):
                 recalled = self._ask(request, prompt, clock, begin)
                 prompt = with_snippets(prompt, recalled.ids, self.model.tokenizer)
-                shown, reading.focus = recalled.snippets, recalled.focus
+                shown, left_out, reading.focus = recalled.snippets, recalled.left_out, recalled.focus
             if self.infill is not None:
                 prompt = with_suffix(prompt, request, self.model.tokenizer, self.infill)
             steps = decode(
                 self.model,
-                self._cache.decoder((request.path, bool(shown)), prompt.ids),
+                self._cache.decoder((request.path, self._purpose(shown)), prompt.ids),
                 self.vocabulary,
                 prompt,
                 temperature=request.temperature,
@@ -230,7 +243,7 @@ class Engine:
                 reason = nothing
             trace, token_trace = reading.trace or [], reading.token_trace or []
             use = MemoryUse(
-                len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(shown)
+                len(bank.documents), len(bank), memory_share(trace), memory_share(token_trace), tuple(shown), left_out
             )
             return Completion(
                 text=text,
@@ -250,9 +263,8 @@ class Engine:
             )
 
     def _ask(self, request: Request, prompt: Prompt, clock: Clock, begin: float) -> _Recalled:
-        """Ask memory what this completion needs of it: snippets for the prompt, best last, none where it would take
-        longer to read them than the request allows, as far as the shorter prompt's time tells; and what attention
-        searches.
+        """Ask memory what this completion needs of it: snippets for the prompt, best last, as many as there is time to
+        read; and what attention searches.
 
         Both stay as they were for the document's last prompt while they are still right, since what has read them is
         still in the cache."""
@@ -263,23 +275,39 @@ class Engine:
         if last is not None and last.made_of != made_of:
             last = None
         with model.reads(attention=False, tokens=False):
-            decoder = self._cache.decoder((request.path, self._asking(request)), prompt.ids)
-        read = len(prompt.ids) - len(decoder.tokens)
+            decoder = self._cache.decoder((request.path, _ASKING), prompt.ids)
+        new = len(prompt.ids) - len(decoder.tokens)
         called = ask(model, decoder, prompt.ids)
-        found, ids = list[Snippet](), list[int]()
+        self._read(new, time.perf_counter() - start)
+        found, ids, left_out = list[Snippet](), list[int](), 0
         if request.recall:
-            found, ids = choose(model.tokenizer, snippets(model, called), request.path, request.snippets)
+            best = snippets(model, called)
+            found, ids = choose(model.tokenizer, best, request.path, request.snippets)
             if last is not None and last.stays(found):
                 found, ids = last.snippets, last.ids
+            elif (room := self._room(request, len(prompt.ids), time.perf_counter() - begin)) < len(ids):
+                wanted = len(found)
+                found, ids = choose(model.tokenizer, best if room >= LEAST_SNIPPETS else [], request.path, room)
+                left_out = wanted - len(found)
         searched = None
         if request.attention:
             searched = last.focus if last is not None and last.focused(called) else focus(model.bank, called)
         clock.recall = time.perf_counter() - start
-        needed = time.perf_counter() - begin + clock.recall * (len(ids) + len(prompt.ids)) / read
-        if request.deadline is not None and needed * 1000 > request.deadline:
-            found, ids = [], []
-        self._recalled = _Recalled(made_of, prompt.ids, found, ids, searched)
+        self._recalled = _Recalled(made_of, prompt.ids, found, ids, left_out, searched)
         return self._recalled
+
+    def _read(self, positions: int, seconds: float) -> None:
+        """Note how long positions of a prompt took, where these were enough to tell, or nothing is known yet."""
+        if positions >= TELLING or self._pace is None:
+            self._pace = seconds / positions
+
+    def _room(self, request: Request, positions: int, gone: float) -> int:
+        """The tokens of snippets that there is time to read together with a prompt of so many positions; no end of
+        them where nothing limits it. gone: seconds since the request came."""
+        ends = [end for end in (request.deadline, request.snippets_within) if end is not None]
+        if not ends or self._pace is None:
+            return sys.maxsize
+        return int((min(ends) / 1000 - gone) / (LONGER * self._pace)) - positions
 
 
 def _behind(text: str, typed: str) -> str:

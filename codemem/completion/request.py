@@ -20,8 +20,9 @@ class Request:
     document differs from what memory holds under its path.
 
     Of memory's three ways into a completion each can be switched: attention, in the memory layers; tokens, the token
-    memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds, None for no end;
-    snippets are left out where reading them would take longer, and of what is not finished by then whole lines count.
+    memory; recall, snippets in the prompt, of `snippets` tokens at most. deadline: milliseconds, None for no end; of
+    what is not finished by then whole lines count. snippets_within: milliseconds, for snippets alone. What of these
+    could not be read by either is left out.
     """
 
     path: str
@@ -37,19 +38,22 @@ class Request:
     recall: bool = True
     snippets: int = 1024
     deadline: float | None = None
+    snippets_within: float | None = None
 
 
 @dataclass(frozen=True)
 class MemoryUse:
     """What stood behind a completion: the bank's size; share: the share of attention that memory had in the memory
     layers; token_share: the share of the next token's distribution that came from token memory, both means over the
-    generated tokens, 0 to 1; snippets: what of memory stood in the prompt, best last."""
+    generated tokens, 0 to 1; snippets: what of memory stood in the prompt, best last; left_out: how many more there was
+    no time to read."""
 
     documents: int
     entries: int
     share: float
     token_share: float
     snippets: tuple[Snippet, ...] = ()
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

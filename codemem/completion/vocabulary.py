@@ -40,11 +40,12 @@ class Vocabulary:
         spelled = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
         alphabet, vocabulary = _alphabet(), backend.get_vocab()
         letters = {ord(letter): byte for letter, byte in alphabet.items()}
+        in_letters = re.compile(f"[{re.escape(''.join(alphabet))}]*").fullmatch
         result = [b""] * (max(vocabulary.values()) + 1)
         for token, number in vocabulary.items():
             if number in self.special:
                 continue
-            if spelled and alphabet.keys() >= set(token):
+            if spelled and in_letters(token):
                 result[number] = token.translate(letters).encode("latin-1")
             elif not spelled and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                 result[number] = bytes([int(token[3:5], 16)])
