@@ -98,7 +98,6 @@ def complete(
 
     from cli.console import stderr
     from codemem.completion.request import Request
-    from codemem.models.lean import import_torch
 
     gc.disable()  # to look for garbage takes a tenth of the time, and the process ends soon
     if root is None and memory:
@@ -106,7 +105,6 @@ def complete(
     path = file.relative_to(root or file.parent).as_posix()
     request = Request(path, text, offset, **options)
     with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
-        import_torch()
         opening = _opening(root, aside) if root is not None and memory else None
 
         from codemem.completion.engine import Engine
@@ -263,4 +261,4 @@ def _explain(answer: dict[str, Any]) -> None:
         lines = f"{snippet['path']}:{snippet['start_line']}-{snippet['end_line']}"
         typer.echo(f"{snippet['weight']:6.1%}  {lines}")
     if use["left_out"]:
-        typer.echo(f"there was no time to read {use['left_out']} more; --recall waits for them")
+        typer.echo("there was no time to read more snippets; --recall waits for them")

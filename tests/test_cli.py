@@ -116,9 +116,9 @@ def test_snippets_wait_to_be_asked_for_where_a_process_of_its_own_has_no_time(co
     cursor = f"{indexed}/use.py:3"
     for options, shown in (((), False), (("--recall",), True), (("--deadline", "100000"), True)):
         use = answer_of(codemem("complete", cursor, "--json", *options))["memory"]
-        assert bool(use["snippets"]) == shown and bool(use["left_out"]) != shown
-    assert codemem("complete", cursor, "--explain")[1].endswith(" more; --recall waits for them\n")
-    assert answer_of(codemem("complete", cursor, "--json", "--no-recall"))["memory"]["left_out"] == 0
+        assert bool(use["snippets"]) == shown and use["left_out"] != shown
+    assert codemem("complete", cursor, "--explain")[1].endswith("more snippets; --recall waits for them\n")
+    assert answer_of(codemem("complete", cursor, "--json", "--no-recall"))["memory"]["left_out"] is False
 
 
 def test_complete_prints_the_text_alone_and_explains_on_demand(codemem, indexed):

@@ -70,8 +70,9 @@ def test_complete_says_the_same_with_the_daemon_and_without(codemem, indexed, be
         answers.append(with_it)
     check_against_documentation("complete", *answers)
     assert len(asked) == 4
-    explained = codemem("complete", cursor, "--explain", "--recall")
-    assert explained == codemem("complete", cursor, "--explain", "--recall", "--no-daemon") and "of the attention" in explained[1]
+    explained = codemem("complete", cursor, "--recall", "--explain")
+    assert explained == codemem("complete", cursor, "--recall", "--explain", "--no-daemon")
+    assert "of the attention" in explained[1]
     assert len(asked) == 5
     codemem("complete", cursor, "--with", indexed)
     assert len(asked) == 5, "several memories are read without it"

@@ -75,14 +75,14 @@ class _Answered:
 @dataclass(frozen=True)
 class _Recalled:
     """What memory voted for in a document, as it stood in the prompt, and what attention searches. made_of: the path,
-    the version of the memory, and what was wanted of it; asked: the tokens that asked; left_out: how many snippets
-    there was no time for."""
+    the version of the memory, and what was wanted of it; asked: the tokens that asked; left_out: whether there
+    was no time for more snippets."""
 
     made_of: tuple[str, int, object]
     asked: list[int]
     snippets: list[Snippet]
     ids: list[int]
-    left_out: int
+    left_out: bool
     focus: Focus | None
 
     def near(self, made_of: object, asked: list[int]) -> bool:
@@ -200,7 +200,7 @@ class Engine:
         hidden_from = 1 if request.changed else prompt.first_line
         ways = {"attention": memory and request.attention, "tokens": memory and request.tokens}
         with bank.hiding(request.path, hidden_from), self.model.reads(**ways, traced=True) as reading:
-            shown, left_out = list[Snippet](), 0
+            shown, left_out = list[Snippet](), False
             if memory and len(bank) and (request.recall or (request.attention and large(bank))):
                 recalled = self._ask(request, prompt, clock, begin)
                 prompt = with_snippets(prompt, recalled.ids, self.model.tokenizer)
@@ -279,22 +279,31 @@ class Engine:
         new = len(prompt.ids) - len(decoder.tokens)
         called = ask(model, decoder, prompt.ids)
         self._read(new, time.perf_counter() - start)
-        found, ids, left_out = list[Snippet](), list[int](), 0
-        if request.recall:
-            best = snippets(model, called)
-            found, ids = choose(model.tokenizer, best, request.path, request.snippets)
-            if last is not None and last.stays(found):
-                found, ids = last.snippets, last.ids
-            elif (room := self._room(request, len(prompt.ids), time.perf_counter() - begin)) < len(ids):
-                wanted = len(found)
-                found, ids = choose(model.tokenizer, best if room >= LEAST_SNIPPETS else [], request.path, room)
-                left_out = wanted - len(found)
+        room = self._room(request, len(prompt.ids), time.perf_counter() - begin)
+        found, ids, left_out = self._chosen(request, called, room, last)
         searched = None
         if request.attention:
             searched = last.focus if last is not None and last.focused(called) else focus(model.bank, called)
         clock.recall = time.perf_counter() - start
         self._recalled = _Recalled(made_of, prompt.ids, found, ids, left_out, searched)
         return self._recalled
+
+    def _chosen(
+        self, request: Request, called: Votes, room: int, last: _Recalled | None
+    ) -> tuple[list[Snippet], list[int], bool]:
+        """The snippets for a prompt and their tokens, not more than there is room for, and whether that left some
+        out."""
+        if not request.recall:
+            return [], [], False
+        if last is None and room < LEAST_SNIPPETS:
+            return [], [], True
+        best, tokenizer = snippets(self.model, called), self.model.tokenizer
+        found, ids = choose(tokenizer, best, request.path, request.snippets)
+        if last is not None and last.stays(found):
+            return last.snippets, last.ids, last.left_out
+        if len(ids) <= room:
+            return found, ids, False
+        return *choose(tokenizer, best if room >= LEAST_SNIPPETS else [], request.path, room), True
 
     def _read(self, positions: int, seconds: float) -> None:
         """Note how long positions of a prompt took, where these were enough to tell, or nothing is known yet."""

@@ -45,15 +45,15 @@ class Request:
 class MemoryUse:
     """What stood behind a completion: the bank's size; share: the share of attention that memory had in the memory
     layers; token_share: the share of the next token's distribution that came from token memory, both means over the
-    generated tokens, 0 to 1; snippets: what of memory stood in the prompt, best last; left_out: how many more there was
-    no time to read."""
+    generated tokens, 0 to 1; snippets: what of memory stood in the prompt, best last; left_out: whether there was no
+    time to read more."""
 
     documents: int
     entries: int
     share: float
     token_share: float
     snippets: tuple[Snippet, ...] = ()
-    left_out: int = 0
+    left_out: bool = False
 
 
 @dataclass(frozen=True)

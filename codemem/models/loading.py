@@ -14,7 +14,6 @@ import torch
 
 from codemem.errors import CodememError
 from codemem.models.checkpoint import weights_hash
-from codemem.models.lean import whole_torch
 from codemem.models.locate import Located, ready
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ def load_model(spec: str | None = None, *, device: str | None = None, dtype: tor
     """
     from codemem.models.quiet import quiet
 
-    whole_torch()
     located, place = ready(spec), device_of(device)
     with quiet():
         _refuse_other_architectures(located)
