@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from ctypes import byref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -292,15 +293,17 @@ def test_the_mixture(m, vocabulary, k, unknown, sure, seed):
 def test_the_order_of_states(m, size, k, seed):
     """By cosine to what was asked, against float64; each position by itself."""
     index = StateIndex(size, torch.device("cpu"), "exact")
-    index.reserve(0, 200)
-    index.put(0, compress(normal(200, size, seed=seed)), 200)
+    states = compress(normal(200, size, seed=seed))
+    cuts = [0, *sorted(torch.randint(0, 201, (seed % 9,), generator=torch.Generator().manual_seed(seed)).tolist()), 200]
+    for start, end in pairwise(cuts):
+        index.append(states[start:end], end - start)
     index.build(200)
     asked = normal(m, size, seed=seed + 1, dtype=bf16)
     rows = torch.randint(-1, 200, (m, k), generator=torch.Generator().manual_seed(seed))
     found, similarity = index.ranked(asked, rows)
-    states = index.states(slice(0, 200)).decode().double() - index.centre.double()
+    kept = states.decode().double() - index.centre.double()
     wanted = turn(asked).double() - index.centre.double()
-    cosines = torch.nn.functional.cosine_similarity(wanted[:, None], states[None], dim=-1)
+    cosines = torch.nn.functional.cosine_similarity(wanted[:, None], kept[None], dim=-1)
     expected = cosines.gather(1, found.clamp(min=0)).masked_fill(found < 0, -1)
     torch.testing.assert_close(similarity.double(), expected, rtol=0, atol=0.012 * size**-0.5)
     assert torch.equal(found.sort().values, rows.sort().values)

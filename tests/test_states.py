@@ -103,8 +103,7 @@ def index_of(states: torch.Tensor, kind: str, pieces: list[int]) -> StateIndex:
     """An index that the states were put into in so many pieces, and brought up to date after each."""
     index, start = StateIndex(states.shape[1], CPU, kind), 0
     for count in [*pieces, len(states) - sum(pieces)]:
-        index.reserve(start, start + count + 2)
-        index.put(start, compress(states[start : start + count]), count)
+        index.append(compress(states[start : start + count]), count)
         start += count
         index.build(start)
     if isinstance(index.index, IVFIndex):
@@ -289,6 +288,21 @@ def test_a_document_may_go_and_come_between_snapshot_and_bank(large):
     rows, similarity = bank.nearest(random(50, SIZE, seed=8) + 1, 64)
     assert {bank.place(row).path for row in rows.flatten().tolist()} == {"b.py", "c.py", "d.py"}
     assert (similarity <= 1.0001).all()
+
+
+def test_a_document_that_was_gone_when_the_index_was_made_anew_is_found_again(large):
+    states = random(LARGE, SIZE, seed=0)  # those of a.py
+    large.set_documents([], ["a.py"])
+    put(large, "c.py", random(6 * LARGE, SIZE, seed=5) + 2)
+    bank = open_bank(large, new_bank())
+    before = bank.states.index
+    save_snapshot(large, bank)
+    assert bank.states.index is not before, "it has outgrown the index"
+    put(large, "a.py", states)
+    bank = open_bank(large, new_bank())
+    rows, similarity = bank.nearest(states[:50], 1)
+    assert [bank.place(row).path for row in rows.flatten().tolist()].count("a.py") > 45
+    assert (similarity > 0.99).sum() > 45
 
 
 @pytest.mark.parametrize("name", ["states.npz", "states.centre.npy", "states.faiss"])

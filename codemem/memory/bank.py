@@ -30,7 +30,7 @@ _CHUNK = 65_536
 
 @dataclass(frozen=True)
 class _Extent:
-    """The rows of one document: [start, start + count)."""
+    """The rows of one document: [start, start + count). skipped: whether only an index knows its entries."""
 
     path: str
     start: int
@@ -38,6 +38,7 @@ class _Extent:
     symbols: tuple[Symbol, ...]
     blob: str = ""
     windows: tuple[int, ...] = ()
+    skipped: bool = False
 
     @property
     def rows(self) -> slice:
@@ -86,8 +87,11 @@ class Bank:
         self._columns = torch.zeros(0, dtype=torch.int32)
         self._tokens = torch.zeros(0, dtype=torch.int32)
         self._following = torch.zeros(0, dtype=torch.int32)
-        self._layers = {layer: Pieces(*shape, self.dtype, self.device) for layer, shape in self.shapes.items()}
+        self._layers = {
+            layer: Pieces((kv_heads, 2, d), self.dtype, self.device) for layer, (kv_heads, d) in self.shapes.items()
+        }
         self.indexes: dict[int, Index] = {}
+        self._kept: tuple[Index, ...] = ()
         self.states = StateIndex(self.state_size, self.device, self._kind) if self.state_size else None
         self.usage = Usage()
         self._forget_hidden()
@@ -138,7 +142,7 @@ class Bank:
             pieces.reserve(rows)
         self.usage.grow(rows)
         if self.states is not None:
-            self.states.reserve(self._rows, rows)
+            self.states.reserve(rows)
 
     def add(self, path: str, entries: Entries, blob: str = "") -> None:
         """Add a document, or replace the one at this path. A bank that is full then gives up other entries.
@@ -176,7 +180,7 @@ class Bank:
         for layer, tensor in entries.layers.items():
             self._layers[layer].append(tensor, len(entries))
         if self.states is not None:
-            self.states.put(start, entries.states, len(entries))
+            self.states.append(entries.states, len(entries))
         extent = _Extent(path, start, len(entries), entries.symbols, blob, entries.windows)
         self._documents[path] = extent
         self._size += extent.count
@@ -191,8 +195,8 @@ class Bank:
         for pieces in self._layers.values():
             pieces.append(None, count)
         if self.states is not None:
-            self.states.put(self._rows, None, count)
-        self._append(_Extent(path, self._rows, count, (), blob))
+            self.states.append(None, count)
+        self._append(_Extent(path, self._rows, count, (), blob, skipped=True))
 
     def _append(self, extent: _Extent) -> None:
         self._extents.append(extent)
@@ -296,8 +300,14 @@ class Bank:
         return None if extent is None else extent.blob
 
     def order(self) -> Order:
-        """Path, blob and entries of all documents in the order of their rows, also of those that are gone."""
-        return [(extent.path, extent.blob, extent.count) for extent in self._extents]
+        """Path, blob and entries of all documents in the order of their rows, also of those that are gone; no blob of
+        those whose entries the indexes do not know: they were skipped, and an index was made anew since."""
+        known = all(any(index is kept for kept in self._kept) for index in self.built)
+        return [(each.path, each.blob if known or not each.skipped else "", each.count) for each in self._extents]
+
+    def kept(self) -> None:
+        """The indexes have just been read, and know the rows that were skipped."""
+        self._kept = self.built
 
     def entries(self, path: str) -> Entries:
         """What the bank holds of a document. Raises KeyError where there is none."""

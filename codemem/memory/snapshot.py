@@ -151,3 +151,4 @@ def _load_indexes(folder: Path, bank: Bank) -> None:
             bank.states.load(folder)
         else:
             bank.indexes |= {layer: IVFIndex.load(folder, f"layer{layer}") for layer in bank.shapes}
+        bank.kept()

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from codemem.memory.knn import Hidden, Index, IndexKind, IVFIndex, make_index
+from codemem.memory.pieces import Pieces
 from codemem.memory.states import States, columns, turn
 from codemem.native.library import STEP, library, releasing
-from codemem.native.records import IndexRecord
+from codemem.native.records import IndexRecord, StatesRecord
 
 # Rows that the mean is taken of at most, and rows that are decoded at a time.
 _SAMPLE = 65_536
@@ -38,9 +39,8 @@ class StateIndex:
 
     def __init__(self, size: int, device: torch.device, kind: IndexKind) -> None:
         self.size, self.device, self._kind = size, device, kind
-        self._states = States(
-            torch.empty(0, size, dtype=torch.int8, device=device), torch.empty(0, dtype=torch.float32, device=device)
-        )
+        self._codes, self._scales = Pieces((size,), torch.int8, device), Pieces((), torch.float32, device)
+        self._rows = 0
         # Whether a row is of a document that is in the bank; the mean is taken of these.
         self._held = torch.zeros(0, dtype=torch.bool)
         self._centred_at = 0
@@ -48,30 +48,35 @@ class StateIndex:
         self._shares_centre = False
         self.index: Index | None = None
         self._held_record: tuple[tuple[Any, ...], IndexRecord] | None = None
+        self._held_states: tuple[tuple[Any, ...], StatesRecord] | None = None
 
-    def reserve(self, used: int, rows: int) -> None:
-        """Make room for so many rows, keeping the first `used`."""
-        codes = self._states.codes.new_empty(max(rows, used), self.size)
-        scales = self._states.scales.new_empty(max(rows, used))
-        codes[:used], scales[:used] = self._states.codes[:used], self._states.scales[:used]
-        self._states = States(codes, scales)
-        held = self._held.new_zeros(len(scales))
-        held[:used] = self._held[:used]
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows in all."""
+        self._codes.reserve(rows)
+        self._scales.reserve(rows)
+        held = self._held.new_zeros(max(rows, self._rows))
+        held[: self._rows] = self._held[: self._rows]
         self._held = held
 
-    def put(self, start: int, states: States | None, count: int) -> None:
-        """Set rows from `start` on; without states they are zero."""
-        rows = slice(start, start + count)
-        self._states.codes[rows] = 0 if states is None else states.codes.to(self.device)
-        self._states.scales[rows] = 0 if states is None else states.scales.to(self.device)
-        self._held[rows] = states is not None
+    def append(self, states: States | None, count: int) -> None:
+        """Add the next rows; without states they are zero."""
+        if self._rows + count > len(self._held):
+            self.reserve(max(self._rows + count, self._rows * 3 // 2))
+        self._codes.append(None if states is None else states.codes, count)
+        self._scales.append(None if states is None else states.scales, count)
+        self._held[self._rows : self._rows + count] = states is not None
+        self._rows += count
 
     def drop(self, rows: slice) -> None:
         """Note that the document of these rows is gone."""
         self._held[rows] = False
 
     def states(self, rows: slice) -> States:
-        return self._states[rows]
+        """Those of one document."""
+        return States(self._codes.between(rows.start, rows.stop), self._scales.between(rows.start, rows.stop))
+
+    def _of(self, rows: Tensor) -> States:
+        return States(self._codes.gathered(rows), self._scales.gathered(rows))
 
     def build(self, rows: int) -> Index:
         """The index over the first `rows` rows."""
@@ -80,17 +85,18 @@ class StateIndex:
         if self.index is None or self._outgrown(self.index, rows):
             held = self._held[:rows].nonzero().flatten()
             chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
-            chosen = held[chosen].to(self.device)
+            some = self._of(held[chosen].to(self.device))
             if not self._shares_centre:
-                self.centre = self._states[chosen].decode().sum(dim=0) / max(1, len(chosen))
+                self.centre = some.decode().sum(dim=0) / max(1, len(chosen))
             self._centred_at = rows
             # What is found is scored again. Queries are states as keys are: recall@64 is 0.977 (0.987 with twice as
             # many cells).
             dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
-            sample = self._vectors(self._states[chosen])[None]
+            sample = self._vectors(some)[None]
             self.index = make_index(self._kind, sample, dtype, self.device, rows=rows, bits=8)
         for first in range(len(self.index), rows, _CHUNK):
-            self.index.add(self._vectors(self._states[first : min(first + _CHUNK, rows)])[None])
+            chunk = torch.arange(first, min(first + _CHUNK, rows), device=self.device)
+            self.index.add(self._vectors(self._of(chunk))[None])
         return self.index
 
     def share_centre(self, other: StateIndex) -> None:
@@ -140,11 +146,21 @@ class StateIndex:
         """What functions of C search for all that `search` returns."""
         if not isinstance(index, IVFIndex) or self._functions() is None or (file := index.record) is None:
             return None
-        states, before = self._states, self._held_record
-        held = file, columns(self.size), self.centre, states.codes, states.scales
+        before, states = self._held_record, self._states_record()
+        held = file, columns(self.size), self.centre, states
         if before is None or any(one is not other for one, other in zip(before[0], held, strict=True)):
-            pointers = (tensor.data_ptr() for tensor in held[1:])
-            self._held_record = before = held, IndexRecord(file, self.size, *pointers)
+            pointers = columns(self.size).data_ptr(), self.centre.data_ptr()
+            self._held_record = before = held, IndexRecord(file, self.size, *pointers, states)
+        return before[1]
+
+    def _states_record(self) -> StatesRecord:
+        """Where functions of C find the states."""
+        tables = self._codes.table(), self._scales.table()
+        before = self._held_states
+        if before is None or any(one is not other for one, other in zip(before[0], tables, strict=True)):
+            (starts, codes), (_, scales) = tables
+            pointers = (tensor.data_ptr() for tensor in (starts, codes, scales))
+            self._held_states = before = tables, StatesRecord(*pointers, len(starts))
         return before[1]
 
     def _found(self, index: Index, wanted: Tensor, k: int, hidden: Hidden) -> Tensor:
@@ -161,10 +177,11 @@ class StateIndex:
         if (functions := self._functions()) is not None:
             similarity = torch.empty(rows.shape, dtype=torch.float32)
             wanted, rows = wanted.contiguous(), rows.clone(memory_format=torch.contiguous_format)
-            tensors = self._states.codes, self._states.scales, self.centre, rows, similarity
-            functions.rank(wanted.data_ptr(), *rows.shape, self.size, *(tensor.data_ptr() for tensor in tensors))
+            where = (tensor.data_ptr() for tensor in (self.centre, rows, similarity))
+            functions.rank(wanted.data_ptr(), *rows.shape, self.size, byref(self._states_record()), *where)
             return rows.to(device), similarity.to(device)
-        keys = self._vectors(self._states[rows.clamp(min=0).flatten()]).view(*rows.shape, self.size)
+        states = States(self._codes.whole(), self._scales.whole())[rows.clamp(min=0).flatten()]
+        keys = self._vectors(states).view(*rows.shape, self.size)
         similarity = (keys @ wanted.unsqueeze(-1)).squeeze(-1).masked_fill(rows < 0, -1)
         similarity, order = similarity.sort(dim=-1, descending=True)
         return rows.gather(1, order).to(device), similarity.to(device)

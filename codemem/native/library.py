@@ -55,7 +55,7 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "states": {
         "queries": (_P, _N, _N, _P, _P, _P),
-        "rank": (_P, _N, _N, _N, _P, _P, _P, _P, _P),
+        "rank": (_P, _N, _N, _N, _P, _P, _P, _P),
         "search": (_P, _P, _N, _N, _P, _N, _P),
         "nearest_states": (_P, _P, _N, _P, _N, _P, _P),
     },

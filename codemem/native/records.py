@@ -67,11 +67,19 @@ class FileRecord(Structure):
     )
 
 
+class StatesRecord(Structure):
+    """`States` of states.c."""
+
+    _fields_ = (*((name, c_void_p) for name in ("starts", "codes", "scales")), ("count", c_long))
+
+
 class IndexRecord(Structure):
     """`Index` of states.c."""
 
     _fields_ = (
         ("file", FileRecord),
         ("size", c_long),
-        *((name, c_void_p) for name in ("basis", "centre", "codes", "scales")),
+        ("basis", c_void_p),
+        ("centre", c_void_p),
+        ("states", StatesRecord),
     )

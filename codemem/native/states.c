@@ -33,23 +33,50 @@ void queries(const uint16_t *states, long n, long size, const uint16_t *basis, c
     }
 }
 
+/* The states of a bank's rows where each document has them: the first row of each of `count` pieces, ascending, and its
+   codes [., size] and scales [.]. */
+typedef struct {
+    const int64_t *starts;
+    const int8_t *const *codes;
+    const float *const *scales;
+    long count;
+} States;
+
+/* The piece that a row is in: the last one that begins at it or before it. */
+static long piece_of(const States *states, int64_t row) {
+    long piece = 0;
+    for (long more = states->count - 1; more > 0;) {
+        long half = (more + 1) / 2;
+        if (states->starts[piece + half] <= row)
+            piece += half, more -= half;
+        else
+            more = half - 1;
+    }
+    return piece;
+}
+
 /* Rows [n, k], -1 for none, by the cosine of their states to queries [n, size], best first; similarities: [n, k], -1 for
-   none. codes: [., size] and scales: [.], those of the bank. */
-void rank(const float *query, long n, long k, long size, const int8_t *codes, const float *scales, const float *centre,
-          int64_t *rows, float *similarities) {
+   none. */
+void rank(const float *query, long n, long k, long size, const States *states, const float *centre, int64_t *rows,
+          float *similarities) {
 #pragma omp parallel for
     for (long at = 0; at < n * k; at++) {
         const float *asked = query + at / k * size;
         long soon = at + SOON < n * k ? at + SOON : at;
-        if (rows[soon] >= 0) prefetch(codes + rows[soon] * size, size);
+        if (rows[soon] >= 0) {
+            long piece = piece_of(states, rows[soon]);
+            prefetch(states->codes[piece] + (rows[soon] - states->starts[piece]) * size, size);
+        }
         similarities[at] = -1.0f;
         if (rows[at] < 0) continue;
-        const int8_t *code = codes + rows[at] * size;
+        long piece = piece_of(states, rows[at]), place = rows[at] - states->starts[piece];
+        const int8_t *code = states->codes[piece] + place * size;
+        float scale = states->scales[piece][place];
         Floats product = all(0.0f), squares = all(0.0f);
         for (long i = 0; i < size; i += WIDE) {
             Bytes bytes;
             memcpy(&bytes, code + i, sizeof bytes);
-            Floats state = __builtin_convertvector(bytes, Floats) * scales[rows[at]] - load(centre + i);
+            Floats state = __builtin_convertvector(bytes, Floats) * scale - load(centre + i);
             product += state * load(asked + i);
             squares += state * state;
         }
@@ -75,8 +102,7 @@ typedef struct {
     long size;
     const uint16_t *basis;
     const float *centre;
-    const int8_t *codes;
-    const float *scales;
+    States states;
 } Index;
 
 /* Rows of a file for queries [n, size], as `search_file` leaves them. */
@@ -93,7 +119,7 @@ void nearest_states(const Index *index, const uint16_t *states, long n, const ui
     int64_t *found = malloc(n * more * sizeof *found);
     queries(states, n, size, index->basis, index->centre, query);
     search_file(&index->file, query, n, size, shown, more, found);
-    rank(query, n, more, size, index->codes, index->scales, index->centre, found, similar);
+    rank(query, n, more, size, &index->states, index->centre, found, similar);
     for (long r = 0; r < n; r++) {
         memcpy(rows + r * k, found + r * more, k * sizeof *rows);
         memcpy(similarities + r * k, similar + r * more, k * sizeof *similarities);
