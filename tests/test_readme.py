@@ -34,9 +34,11 @@ def test_what_the_library_example_imports_is_public():
 def test_the_demo_stands_where_the_readme_says():
     (cursor,) = re.findall(r"^DEMO_CURSOR \?= (\S+)$", (README.parent / "Makefile").read_text(), re.MULTILINE)
     file, line, column = cursor.split(":")
-    before = (README.parent / file).read_text().splitlines()[int(line) - 1][: int(column) - 1]
+    text = (README.parent / file).read_text().splitlines()[int(line) - 1]
+    before, behind = text[: int(column) - 1], text[int(column) - 1 :]
     assert before.endswith("raise CodememError(")
     assert f"codemem complete {cursor} --explain" in README.read_text()
+    assert f"What really stands there:\n`{behind}`." in README.read_text()
 
 
 @pytest.mark.weights
