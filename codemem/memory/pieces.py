@@ -69,7 +69,7 @@ class Pieces:
         return self._whole[: self._rows]
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """For functions of C: the first row of each piece, and its address, 0 where it is gone; [pieces] int64."""
+        """The first row of each piece and, for functions of C, its address, 0 where it is gone; [pieces] int64."""
         if self._table is None:
             parts = zip(self._starts, self._pieces, strict=True) if self._whole is None else [(0, self._whole)]
             known = [(start, 0 if piece is None else piece.data_ptr()) for start, piece in parts]
@@ -83,7 +83,7 @@ class Pieces:
             at = rows if heads is None else rows * parts + heads
             return self._whole.view(-1, *shape).index_select(0, at.to(self._whole.device))
         rows = rows.cpu()
-        numbers = torch.searchsorted(torch.tensor(self._starts), rows, right=True) - 1
+        numbers = torch.searchsorted(self.table()[0], rows, right=True) - 1
         order = numbers.argsort(stable=True)
         there, counts = torch.unique_consecutive(numbers[order], return_counts=True)
         found = self._none.new_zeros(len(rows), *shape)

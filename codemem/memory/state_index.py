@@ -148,7 +148,7 @@ class StateIndex:
             return None
         before, states = self._held_record, self._states_record()
         held = file, columns(self.size), self.centre, states
-        if before is None or any(one is not other for one, other in zip(before[0], held, strict=True)):
+        if before is None or not _same(before[0], held):
             pointers = columns(self.size).data_ptr(), self.centre.data_ptr()
             self._held_record = before = held, IndexRecord(file, self.size, *pointers, states)
         return before[1]
@@ -157,7 +157,7 @@ class StateIndex:
         """Where functions of C find the states."""
         tables = self._codes.table(), self._scales.table()
         before = self._held_states
-        if before is None or any(one is not other for one, other in zip(before[0], tables, strict=True)):
+        if before is None or not _same(before[0], tables):
             (starts, codes), (_, scales) = tables
             pointers = (tensor.data_ptr() for tensor in (starts, codes, scales))
             self._held_states = before = tables, StatesRecord(*pointers, len(starts))
@@ -200,3 +200,8 @@ class StateIndex:
         except EOFError as error:
             raise ValueError(f"{_FILE}.centre.npy is empty") from error
         self.centre, self.index = centre.to(self.device), index
+
+
+def _same(ones: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    """Whether they are the same objects."""
+    return all(one is other for one, other in zip(ones, others, strict=True))
