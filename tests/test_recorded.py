@@ -11,6 +11,7 @@ from tiny import tiny_model
 
 from codemem.completion.decode import Clock, decode
 from codemem.completion.prompt import Prompt
+from codemem.models.adapter import uniform_adapter
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.recorded import ROWS
 
@@ -21,8 +22,11 @@ DEVICES = [
 PIECES = (20, 1, 3, ROWS, 1, ROWS + 1, 5, 1)
 
 
-def remembering(architecture: str, device: str) -> MemorizingModel:
-    model = MemorizingModel(tiny_model(architecture).to(device), TOKENIZER)
+def remembering(architecture: str, device: str, dtype: torch.dtype = torch.float32) -> MemorizingModel:
+    """With several layers that read memory, so that a pass has parts of every kind."""
+    base = tiny_model(architecture)
+    adapter = uniform_adapter((1, 2), base.config.num_attention_heads)
+    model = MemorizingModel(base.to(device, dtype), TOKENIZER, adapter)
     model.remember(SOURCE, "shapes.py")
     return model
 
@@ -41,10 +45,12 @@ def test_they_compute_what_other_passes_do(device, architecture, memory):
             found, mine = decoder.read(piece, min(2, count)), [*reading.trace, *reading.token_trace]
         with there.reads(attention=memory, tokens=memory, traced=True) as reading:
             wanted, theirs = expected.read(piece, min(2, count)), [*reading.trace, *reading.token_trace]
-        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-3, atol=2e-3)
+        # A GPU searches states in bf16: where it finds another neighbour, two tokens have other shares.
+        close = torch.isclose(found.cpu(), wanted, rtol=1e-3, atol=2e-3)
+        assert close.float().mean() >= (1 if device == "cpu" else 0.98)
         for (rows, weights), (their_rows, their_weights) in zip(mine, theirs, strict=True):
             same = rows.cpu() == their_rows
-            assert same.float().mean() >= (1 if device == "cpu" else 0.8)  # a GPU searches states in bf16
+            assert same.float().mean() >= (1 if device == "cpu" else 0.8)
             torch.testing.assert_close(weights.cpu()[same], their_weights[same], rtol=1e-3, atol=1e-3)
         at += count
     assert decoder.tokens == text
@@ -54,8 +60,7 @@ def test_they_compute_what_other_passes_do(device, architecture, memory):
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_position_is_the_same_alone_and_with_others(device, dtype):
     """Bit by bit: on that stands that drafts change nothing."""
-    model = MemorizingModel(tiny_model().to(device, dtype), TOKENIZER)
-    model.remember(SOURCE, "shapes.py")
+    model = remembering("llama", device, dtype)
     decoder, text = model.decoder(), ids(60)
     model._weights.recorded = True
     decoder.read(text[:30])

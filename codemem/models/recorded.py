@@ -39,15 +39,12 @@ class RecordedPass:
     """
 
     # What one part leaves for the next: the positions, the cosines and sines of their angles, what they must not see,
-    # their hidden states, and at a layer that reads memory its queries and what attention to local context gives.
+    # and their hidden states.
     _positions: Tensor
     _cos: Tensor
     _sin: Tensor
     _mask: Tensor
     _x: Tensor
-    _query: Tensor
-    _local: Tensor
-    _mass: Tensor
     _final: Tensor
 
     def __init__(
@@ -60,6 +57,9 @@ class RecordedPass:
         self._mixed = keys.new_zeros(ROWS, weights.heads, weights.d)
         self._places = torch.arange(ROWS, device=keys.device)
         self._columns = torch.arange(keys.shape[2], device=keys.device)
+        # At each layer that reads memory its queries, and what attention to local context gives: where the part that
+        # ends there leaves them whenever it is played back.
+        self._left: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         starts, ends = [None, *self._stops], [*self._stops, len(weights.layers)]
         self._parts = [self._part(first, last) for first, last in zip(starts, ends, strict=True)]
         self._to_record = keys.device.type == "cuda"
@@ -73,7 +73,7 @@ class RecordedPass:
             self._parts, self._to_record = _recorded(self._parts), False
         for number, part in zip(self._stops, self._parts, strict=False):
             part()
-            self._mixed.copy_(blend(number, self._query, self._local, self._mass))
+            self._mixed.copy_(blend(number, *self._left[number]))
         self._parts[-1]()
         return self._final.clone()
 
@@ -92,10 +92,10 @@ class RecordedPass:
                 seen = scaled_dot_product_attention(*shaped, attn_mask=self._mask)
                 self._x = weights.layers[number].finish(self._x, by_position(seen))
             if last < len(weights.layers):
-                self._query, query = self._attending(last)
+                asked, query = self._attending(last)
                 shaped = by_key_head(query, self._keys[last], self._values[last])
                 local, mass = attend_with_mass(*shaped, self._mask)
-                self._local, self._mass = by_position(local), by_position(mass.unsqueeze(-1)).squeeze(-1)
+                self._left[last] = asked, by_position(local), by_position(mass.unsqueeze(-1)).squeeze(-1)
             else:
                 self._final = weights.norm(self._x)
 
