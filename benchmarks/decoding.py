@@ -25,9 +25,9 @@ from codemem.completion.recall import ask, focus
 from codemem.completion.request import Request
 from codemem.memory.focus import Focus
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
+from codemem.models.tokenizer import tokenize
 from indexer.documents import Document
 from indexer.packages import documents, package
 

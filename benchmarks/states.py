@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 from benchmarks.corpus import arguments, report
 from cli.adapt import CORPUS
 from codemem.memory.states import compress, turn
-from codemem.models.encode import tokenize
 from codemem.models.loading import LoadedModel, load_model
 from codemem.models.mixture import DEFAULT_LAMBDA, DEFAULT_TEMPERATURE
 from codemem.models.token_memory import NEIGHBOURS
+from codemem.models.tokenizer import tokenize
 from indexer.packages import documents, package
 
 WINDOW = 1000

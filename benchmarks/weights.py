@@ -13,10 +13,10 @@ import time
 import torch
 
 from benchmarks.corpus import arguments, bars, report
-from codemem.models.encode import tokenize
 from codemem.models.llama import LlamaDecoder
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.pretrained import load_memorizing
+from codemem.models.tokenizer import tokenize
 from indexer.packages import documents, package
 
 CONTEXT = 512  # tokens of a document that are read at once, before those that are measured

@@ -105,6 +105,11 @@ def complete(
     path = file.relative_to(root or file.parent).as_posix()
     request = Request(path, text, offset, **options)
     with stderr.status("loading"), ThreadPoolExecutor(1) as aside:
+        from codemem.completion.begun import begun_for
+        from codemem.memory.manifest import model_of
+
+        model = model or (None if root is None else model_of(root))
+        begun = begun_for(model, request)
         opening = _opening(root, aside) if root is not None and memory else None
 
         from codemem.completion.engine import Engine
@@ -112,23 +117,22 @@ def complete(
         from codemem.models.pretrained import load_memorizing
         from indexer.buffers import true_to
 
-        if root is None:
-            pretrained = load_memorizing(model)
-            engine = Engine(pretrained.model, pretrained.name)
+        pretrained = load_memorizing(model, tokenizer=None if begun is None else begun.tokenizer)
+        engine = Engine(pretrained.model, pretrained.name, begun=begun)
+        if root is None or opening is None:
+            if begun is not None and engine.infill is None:
+                engine.prepare(request)
         else:
             with Store(root) as store:
-                pretrained = load_memorizing(model or store.get("model"))
-                engine = Engine(pretrained.model, pretrained.name)
-                if opening is not None:
-                    store.check(pretrained.fingerprint)
-                    if request.recall or attention:
-                        engine.prepare(request)
-                    banks = _memory(store, pretrained, opening.result(), beside or [])
-                    remembered = {record.path: record.content_hash for record in store.documents()}
-                    if remembered.get(path) != content_hash:
-                        # What stands above the prompt's window is read as it is now.
-                        request = true_to(engine, banks, root, request)
-                    pretrained.model.bank = banks if banks.several else banks.bank
+                store.check(pretrained.fingerprint)
+                if request.recall or attention or (begun is not None and engine.infill is None):
+                    engine.prepare(request)
+                banks = _memory(store, pretrained, opening.result(), beside or [])
+                remembered = {record.path: record.content_hash for record in store.documents()}
+                if remembered.get(path) != content_hash:
+                    # What stands above the prompt's window is read as it is now.
+                    request = true_to(engine, banks, root, request)
+                pretrained.model.bank = banks if banks.several else banks.bank
     load = time.perf_counter() - begin
     if recall is None and deadline is None:
         request = replace(request, snippets_within=_PROMPT_READ - 1000 * load)

@@ -16,7 +16,7 @@ from json_docs import answer_of, check_against_documentation
 from tiny import save_directory, tiny_tokenizer
 
 from benchmarks.pooled import pooled
-from codemem.models.encode import tokenize
+from codemem.models.tokenizer import tokenize
 
 
 def test_index_prints_what_its_documentation_says(codemem, repository, model):

@@ -23,8 +23,8 @@ from codemem.completion.request import Request
 from codemem.completion.scripted import ScriptedDecoder
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.tokenizer import header_tokens, tokenize
 
 TOKENIZER = tiny_tokenizer()
 VOCABULARY = Vocabulary(TOKENIZER)

@@ -15,9 +15,10 @@ from tiny import tiny_model, tiny_tokenizer
 from codemem.errors import CodememError
 from codemem.memory.entries import Entries
 from codemem.memory.states import turn
-from codemem.models.encode import SINKS, EncodingWindow, encode, header_tokens, plan, tokenize, transformers_reader
+from codemem.models.encode import SINKS, EncodingWindow, encode, plan, transformers_reader
 from codemem.models.interface import attention_modules
 from codemem.models.probe import find_sites
+from codemem.models.tokenizer import header_tokens, tokenize
 from codemem.texts import Text
 
 MODEL, TOKENIZER = tiny_model(), tiny_tokenizer()

@@ -13,7 +13,7 @@ import pytest
 from codemem.completion.engine import Engine
 from codemem.completion.request import Request
 from codemem.completion.scripted import scripted_model
-from codemem.models.encode import comment_leader
+from codemem.models.tokenizer import comment_leader
 
 FOLDER = Path(__file__).parent / "golden"
 

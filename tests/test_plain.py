@@ -20,14 +20,13 @@ from codemem.completion.vocabulary import Vocabulary
 from codemem.errors import CodememError
 from codemem.models import pretrained
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.encode import header_tokens, tokenize
 from codemem.models.llama import LlamaDecoder
 from codemem.models.loading import load_model
 from codemem.models.packed import Linear, Matrix, pack_all
 from codemem.models.plain import PlainModel, read_plain
 from codemem.models.pretrained import Pretrained, load_memorizing
 from codemem.models.shape import shape_of
-from codemem.models.tokenizer import PlainTokenizer, decode, read_tokenizer
+from codemem.models.tokenizer import PlainTokenizer, decode, header_tokens, read_tokenizer, tokenize
 
 LLAMA3 = {
     "rope_type": "llama3",

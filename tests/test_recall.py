@@ -20,8 +20,9 @@ from codemem.completion.request import Request
 from codemem.completion.snippets import Snippet, spell
 from codemem.completion.vocabulary import Vocabulary
 from codemem.models.decoder import TransformersDecoder
-from codemem.models.encode import EncodingWindow, header_tokens, tokenize
+from codemem.models.encode import EncodingWindow
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.tokenizer import header_tokens, tokenize
 from codemem.texts import Text
 
 NAMES = (

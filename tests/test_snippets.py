@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from codemem.completion.snippets import LEAST_LINES, Snippet, choose, spell
-from codemem.models.encode import tokenize
+from codemem.models.tokenizer import tokenize
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

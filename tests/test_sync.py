@@ -18,8 +18,8 @@ from codemem.memory.bank import Bank
 from codemem.memory.fingerprint import Fingerprint
 from codemem.memory.snapshot import open_bank
 from codemem.memory.store import Store
-from codemem.models.encode import tokenize
 from codemem.models.memorizing import MemorizingModel
+from codemem.models.tokenizer import tokenize
 from codemem.texts import GROUP_BYTES, grouped
 from indexer import documents
 from indexer.changes import compare

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from codemem.completion.begun import Begun
 from codemem.completion.decode import Clock, Step, decode
 from codemem.completion.filters import refine
 from codemem.completion.filters.around import Around
@@ -15,14 +16,15 @@ from codemem.completion.filters.repeats import start_of_what_is_below
 from codemem.completion.infill import infill_of, with_suffix
 from codemem.completion.piece import MAX_TOKENS, piece_at
 from codemem.completion.prefix_cache import PrefixCache
-from codemem.completion.prompt import Prompt, build_prompt, with_snippets
-from codemem.completion.recall import POSITIONS, Votes, ask, focus, large, snippets
+from codemem.completion.prompt import POSITIONS, Prompt, build_prompt, with_snippets
+from codemem.completion.recall import Votes, ask, focus, large, snippets
 from codemem.completion.request import Completion, MemoryUse, Request, typed_on
 from codemem.completion.snippets import Snippet, choose, covered
 from codemem.completion.stopping import Ending
 from codemem.completion.vocabulary import Vocabulary
 from codemem.memory.focus import Focus
 from codemem.memory.provenance import memory_share, sources
+from codemem.models.llama import LlamaDecoder
 from codemem.models.memorizing import MemorizingModel
 
 # Share of the votes that the snippets in a cached prompt must have to stay there, and the focus too.
@@ -106,17 +108,22 @@ class _Recalled:
 
 class Engine:
     """Completes code with one memorizing model. name: what the model is called in answers; drafts: tokens that are
-    proposed and verified at a time, at most."""
+    proposed and verified at a time, at most; begun: what was done of the first completion before the model was
+    there."""
 
-    def __init__(self, model: MemorizingModel, name: str, *, drafts: int = 7) -> None:
+    def __init__(self, model: MemorizingModel, name: str, *, drafts: int = 7, begun: Begun | None = None) -> None:
         self.model, self.name, self.drafts = model, name, drafts
-        self.vocabulary = Vocabulary(model.tokenizer)
+        self._begun = begun if begun is not None and begun.tokenizer is model.tokenizer else None
+        self.vocabulary = Vocabulary(model.tokenizer) if self._begun is None else self._begun.vocabulary
         self.infill = infill_of(model.tokenizer)
         self._cache = PrefixCache(model)
         self._recalled: _Recalled | None = None
         self._written = _Written()
         self._answered: _Answered | None = None
-        self._built: tuple[object, Prompt] | None = None  # what the last prompt was made of, and that prompt
+        # What the last prompt was made of, and that prompt.
+        self._built: tuple[object, Prompt] | None = (
+            None if self._begun is None else (_made_of(self._begun.request), self._begun.prompt)
+        )
         self._pace: float | None = None  # seconds for each position of the last prompt that was read at once
 
     def window(self, request: Request) -> int:
@@ -125,7 +132,7 @@ class Engine:
 
     def _prompt(self, request: Request) -> Prompt:
         """Built once for all that ask about one place: who needs its window, who prepares it, and who completes."""
-        made_of = request.path, request.text, request.offset, request.context
+        made_of = _made_of(request)
         if self._built is None or self._built[0] != made_of:
             self._built = made_of, build_prompt(request, self.model.tokenizer, self.vocabulary)
         return self._built[1]
@@ -136,6 +143,9 @@ class Engine:
         ids = self._prompt(request).ids
         with self.model.reads(attention=False, tokens=False):
             decoder = self._cache.decoder((request.path, _ASKING), ids)
+            if (begun := self._begun) is not None and isinstance(decoder, LlamaDecoder) and begun.prompt.ids == ids:
+                decoder.take(begun.ahead)
+            self._begun = None
             if new := ids[len(decoder.tokens) : -POSITIONS]:
                 begin = time.perf_counter()
                 decoder.states(new)
@@ -317,6 +327,11 @@ class Engine:
         if not ends or self._pace is None:
             return sys.maxsize
         return int((min(ends) / 1000 - gone) / (LONGER * self._pace)) - positions
+
+
+def _made_of(request: Request) -> tuple[object, ...]:
+    """What a request's prompt is made of."""
+    return request.path, request.text, request.offset, request.context
 
 
 def _behind(text: str, typed: str) -> str:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 from codemem.completion.prompt import Prompt
 from codemem.completion.request import Request
-from codemem.models.encode import tokenize
-from codemem.models.tokenizer import Tokenizer, spell
+from codemem.models.tokenizer import Tokenizer, spell, tokenize
 
 # Share of the prompt's tokens that what stands behind the cursor may have.
 SHARE = 0.25

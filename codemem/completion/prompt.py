@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 from codemem.completion.request import Request
 from codemem.completion.vocabulary import Vocabulary
-from codemem.models.encode import header_tokens, tokenize
-from codemem.models.tokenizer import Tokenizer, spell
+from codemem.models.tokenizer import Tokenizer, header_tokens, spell, tokenize
 
 # The window starts at every so manieth line, so that it stays where it is while some are typed: what was read of it is
 # still in the cache.
 STRIDE = 8
 # More characters than this per token are rare; what is cut before tokenizing cannot be missed after it.
 _CHARACTERS_PER_TOKEN = 12
+# The last positions of a prompt, which ask memory.
+POSITIONS = 32
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from codemem.completion.prompt import POSITIONS
 from codemem.completion.snippets import Snippet
 from codemem.memory.banks import Memory
 from codemem.memory.focus import Focus
@@ -20,9 +21,7 @@ from codemem.models.decoder import Decoder
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.tokenizer import decode
 
-# Positions that ask, and neighbours of each that vote.
-POSITIONS = 32
-NEIGHBOURS = 16
+NEIGHBOURS = 16  # of each position that asks, which vote
 # A neighbour's vote is exp(SHARPNESS * (similarity - 1)), times how late the position is, 0 to 1.
 SHARPNESS = 8.0
 WINDOW_LINES = 20

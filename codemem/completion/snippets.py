@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from textwrap import dedent
 
-from codemem.models.encode import comment_leader, tokenize
-from codemem.models.tokenizer import Tokenizer
+from codemem.models.tokenizer import Tokenizer, comment_leader, tokenize
 
 LEAST_LINES = 4  # of a snippet that is cut
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import cached_property
+
+import numpy as np
 
 from codemem.models.tokenizer import Tokenizer, spell
 
@@ -38,19 +41,12 @@ class Vocabulary:
         """Token id -> its bytes; nothing for special tokens."""
         backend = self._tokenizer.backend_tokenizer
         spelled = "ByteLevel" in f"{backend.decoder}{backend.pre_tokenizer}"
-        alphabet, vocabulary = _alphabet(), backend.get_vocab()
-        letters = {ord(letter): byte for letter, byte in alphabet.items()}
-        in_letters = re.compile(f"[{re.escape(''.join(alphabet))}]*").fullmatch
-        result = [b""] * (max(vocabulary.values()) + 1)
-        for token, number in vocabulary.items():
-            if number in self.special:
-                continue
-            if spelled and in_letters(token):
-                result[number] = token.translate(letters).encode("latin-1")
-            elif not spelled and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-                result[number] = bytes([int(token[3:5], 16)])
-            else:
-                result[number] = (token if spelled else token.replace("\u2581", " ")).encode()
+        vocabulary = backend.get_vocab()
+        result, numbers, tokens = [b""] * (max(vocabulary.values()) + 1), vocabulary.values(), list(vocabulary)
+        for number, text in zip(numbers, _spelled(tokens) if spelled else map(_unspelled, tokens), strict=True):
+            result[number] = text
+        for number in self.special:
+            result[number] = b""
         return result
 
     def spell(self, text: bytes) -> list[int]:
@@ -78,6 +74,29 @@ class Vocabulary:
             if at < len(spelled) and spelled[at] == text[:length]:
                 found.append(numbers[at])
         return found
+
+
+def _unspelled(token: str) -> bytes:
+    """The bytes of a token of SentencePiece."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
+
+
+def _spelled(tokens: Sequence[str]) -> list[bytes]:
+    """The bytes of tokens that are spelled in the letters of `_alphabet`; of those that are not, what they are
+    themselves. All at once: a vocabulary has a hundred thousand."""
+    byte_of = np.full(0x200, -1, dtype=np.int16)  # of each letter
+    for letter, byte in _alphabet().items():
+        byte_of[ord(letter)] = byte
+    letters = np.frombuffer("".join(tokens).encode("utf-32-le"), dtype="<u4")
+    found = byte_of[np.minimum(letters, len(byte_of) - 1)]
+    ends = np.cumsum(np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)))
+    spelled, whole = found.astype(np.uint8).tobytes(), ends.tolist()
+    result = [spelled[start:end] for start, end in zip([0, *whole], whole, strict=False)]
+    for number in np.searchsorted(ends, np.nonzero(found < 0)[0], side="right").tolist():
+        result[number] = tokens[number].encode()
+    return result
 
 
 def _alphabet() -> dict[str, int]:

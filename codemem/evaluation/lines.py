@@ -31,9 +31,8 @@ from codemem.evaluation.tasks import Task
 from codemem.memory.bank import Bank
 from codemem.memory.focus import Focus
 from codemem.models.decoder import Decoder
-from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
-from codemem.models.tokenizer import Tokenizer
+from codemem.models.tokenizer import Tokenizer, header_tokens, tokenize
 
 READING = 64  # last positions of a prompt, which read memory
 MOST_TOKENS = 48

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codemem.cache import remembered_sha256
 
 _SINGLE = "model.safetensors"
+_END = 64  # bytes, in which a JSON object ends
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Keys of config.json that differ between copies of the same model.
@@ -27,8 +30,10 @@ def problem_in(directory: Path) -> str | None:
     for name in ("config.json", "tokenizer.json"):
         if not (directory / name).is_file():
             return f"has no {name}"
-        if read_json(directory / name) is None:
-            return f"has a damaged {name}"
+    if read_json(directory / "config.json") is None:
+        return "has a damaged config.json"
+    if not _has_its_end(directory / "tokenizer.json"):
+        return "has a damaged tokenizer.json"
     try:
         shards = weight_files(directory)
     except ValueError:
@@ -39,7 +44,7 @@ def problem_in(directory: Path) -> str | None:
     for shard in shards:
         if not shard.is_file():
             return f"is incomplete: {shard.name} is missing"
-        if not _is_whole(shard):
+        if stored_in(shard) is None:
             return f"is incomplete: {shard.name} is truncated or damaged"
     return None
 
@@ -79,23 +84,40 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says: 8 bytes of length, the header, the
-    tensors."""
-    size = path.stat().st_size
+def _has_its_end(path: Path) -> bool:
+    """Whether a file with one JSON object, which takes long to read, was not cut off."""
     with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            return False
-        (length,) = struct.unpack("<Q", prefix)
-        if length > size - 8:
-            return False
-        try:
-            header = json.loads(file.read(length))
-            end = max(
-                (info["data_offsets"][1] for name, info in header.items() if name != "__metadata__"),
-                default=0,
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return False
-    return bool(size == 8 + length + end)
+        first = file.read(1)
+        file.seek(-min(path.stat().st_size, _END), os.SEEK_END)
+        return first == b"{" and file.read().rstrip().endswith(b"}")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a safetensors file holds. offsets: where its tensors stand in the file, in bytes; dtypes: as the format
+    names them, such as BF16; says: what it says of itself."""
+
+    path: Path
+    offsets: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    says: dict[str, str]
+
+
+def stored_in(path: Path) -> Stored | None:
+    """What a safetensors file holds; None where there is none, or it is not as long as its header says: 8 bytes of
+    length, the header, the tensors."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length <= size - 8 else {}
+        says, first = header.pop("__metadata__", {}), 8 + length
+        ends = [info["data_offsets"][1] for info in header.values()]
+        if size != first + max(ends, default=0):
+            return None
+        offsets = {name: first + info["data_offsets"][0] for name, info in header.items()}
+        shapes = {name: tuple(info["shape"]) for name, info in header.items()}
+        return Stored(path, offsets, shapes, {name: info["dtype"] for name, info in header.items()}, says)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None

@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from codemem.memory.focus import Focus
 from codemem.models.memory_layer import Reading, ReadingLayer
-from codemem.models.packed import GROUP, MOST_ROWS
+from codemem.models.packed import MOST_ROWS
 from codemem.models.recorded import Blend
 from codemem.native.library import STEP, library, releasing
-from codemem.native.records import FocusRecord, LayerRecord, PassRecord
+from codemem.native.records import FocusRecord, LayerRecord, Rooms
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
 
 # Query heads that share a key/value head, at most: what is computed for them at once stays in registers, or near.
 _MOST_HEADS = 8
-# Positions that are read at once, at most: so many rows stay in the processor's cache.
-TOGETHER = 64
 
 
 def compilable(weights: Weights) -> bool:
@@ -89,7 +86,6 @@ class CompiledPass:
     """
 
     def __init__(self, weights: Weights, keys: Tensor, values: Tensor, turns: tuple[Tensor, Tensor]) -> None:
-        d, size, heads = weights.d, weights.embedding.shape[1], weights.heads
         self._weights, self._functions = weights, functions_for(weights)
         self._releasing = releasing("layer", self._functions)
         cos, sin = (turn.float().contiguous() for turn in turns)
@@ -101,19 +97,11 @@ class CompiledPass:
             )
             record.qkv, record.output, record.gate_up, record.down = (matrix.record for matrix in layer.matrices)
             record.keys, record.values = (part.data_ptr() for part in cache)
-        first = self._layers[0]
-        matrices = first.qkv, first.output, first.gate_up, first.down
-        inputs, outputs = (max(getattr(each, side) for each in matrices) for side in ("inputs", "outputs"))
-
-        def room(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(TOGETHER, *sizes, dtype=dtype)
-
-        self._x, self._query, self._local, self._mass = room(size), room(heads, d), room(heads, d), room(heads)
-        numbers, steps = room(inputs, dtype=torch.int8), room(inputs // GROUP, 2)
-        self._held = keys, values, cos, sin, room(inputs), room(outputs), numbers, steps
-        rooms = cos, sin, self._x, self._query, self._local, self._mass, *self._held[4:]
-        sizes = 0, 0, size, weights.kv_heads, keys.stride(1)
-        self._pass = PassRecord(*sizes, weights.epsilon, d**-0.5, *(each.data_ptr() for each in rooms))
+        rooms = Rooms(self._layers, weights.embedding.shape[1], weights.heads, weights.d)
+        self._query, self._local, self._mass = map(torch.from_numpy, (rooms.placeless, rooms.local, rooms.mass))
+        self._held = keys, values, cos, sin, rooms
+        turning = cos.data_ptr(), sin.data_ptr()
+        self._pass = rooms.record(*turning, weights.kv_heads, keys.stride(1), weights.epsilon)
 
     def blended(self, ids: Sequence[int], start: int, reads: Collection[int], blend: Blend) -> Tensor:
         """Read tokens at positions from `start` on; reads: the layers that read memory, for which `blend` gets and
@@ -146,7 +134,8 @@ class CompiledPass:
         n, weights, record = len(ids), self._weights, self._pass
         functions = self._releasing if n > MOST_ROWS else self._functions
         record.n, record.start = n, start
-        self._x[:n] = embedding(torch.tensor(ids), weights.embedding)
+        tokens = torch.tensor(ids)
+        functions.embed(byref(record), weights.embedding.data_ptr(), tokens.data_ptr())
         layers(functions)
         states = torch.empty(n, record.size, dtype=torch.bfloat16)
         functions.norm(byref(record), weights.norm.weight.data_ptr(), states.data_ptr())

@@ -8,12 +8,10 @@ changes the windows around it and no others. So the entries of a document depend
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +22,7 @@ from codemem.memory.entries import Entries
 from codemem.memory.states import States, compress
 from codemem.models.memory_layer import RecordingLayer
 from codemem.models.site import Site
-from codemem.models.tokenizer import Tokenizer, spell
+from codemem.models.tokenizer import Tokenizer, header_tokens, tokenize
 from codemem.texts import Text
 
 if TYPE_CHECKING:
@@ -35,10 +33,6 @@ if TYPE_CHECKING:
 SINKS = 4
 BATCH_TOKENS = 4096
 CUT_TOKENS = 16  # of a line, that decide whether a window ends before it
-# Comments start with // in these, with # in the rest.
-_SLASHED = re.compile(
-    r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -71,27 +65,6 @@ class Window:
     ids: list[int]
     context: int
     start: int
-
-
-def tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], np.ndarray]:
-    """The ids of a piece of text, and the offset in characters, [n] int64, at which each of them starts.
-
-    No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer
-    that cannot say where its tokens stand.
-    """
-    encoded = spell(tokenizer, text)
-    return encoded.ids, np.array([start for start, _ in encoded.offsets], dtype=np.int64)
-
-
-def header_tokens(tokenizer: Tokenizer, path: str) -> list[int]:
-    """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a
-    text."""
-    return spell(tokenizer, f"{comment_leader(path)} {path}\n", begin=True).ids
-
-
-def comment_leader(path: str) -> str:
-    """What starts a comment in a document, as its suffix says: "//" or "#"."""
-    return "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
 
 
 @dataclass(frozen=True)

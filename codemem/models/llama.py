@@ -21,17 +21,19 @@ from torch import Tensor
 from torch.nn.functional import embedding, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from codemem.models.attention import attend_with_mass, by_key_head, by_position
-from codemem.models.compiled import TOGETHER, CompiledPass, ReadFocus, compilable, functions_for
+from codemem.models.compiled import CompiledPass, ReadFocus, compilable, functions_for
 from codemem.models.packed import MOST_ROWS, Linear, Matrix, multiplies_matrices, pack_all
 from codemem.models.recorded import ROWS, RecordedPass
 from codemem.models.rotary import Rotary, first_half_negated, turned, unrotate
 from codemem.models.shape import Shape
+from codemem.native.records import TOGETHER
 
 if TYPE_CHECKING:
+    from codemem.models.ahead import Ahead
     from codemem.models.memorizing import MemorizingModel
 
 # Positions for which room is made at a time.
-_ROOM = 1024
+ROOM = 1024
 # So many positions that read no memory are read by PyTorch where its products are faster.
 _MANY = 128
 
@@ -101,6 +103,7 @@ class Weights:
         # Whether PyTorch's products of many rows are faster than those in 8 bits: where the processor has a unit for
         # products of matrices in bf16.
         self.wide = self.compiled and multiplies_matrices()
+        self.plan: str | None = None  # what a prompt is read with before PyTorch is there, see `ahead.py`
 
     def turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions 0 to length - 1, [length, 1, d], as `turned` wants them."""
@@ -147,15 +150,27 @@ class LlamaDecoder:
         """Forget all positions from `length` on."""
         del self.tokens[length:]
 
+    def take(self, ahead: Ahead) -> None:
+        """Hold the tokens that were read ahead, if it was with the same weights. The cache must be empty."""
+        if self.tokens or ahead.description != self.weights.plan or not ahead.done():
+            return
+        self._keys, self._values = (torch.from_numpy(part).view(torch.bfloat16) for part in (ahead.keys, ahead.values))
+        self._renew(self._keys.shape[2])
+        self.tokens += ahead.ids
+
     def _reserve(self, length: int) -> None:
         if length <= self._keys.shape[2]:
             return
-        room = -(-length // _ROOM) * _ROOM
+        room = -(-length // ROOM) * ROOM
         for name in ("_keys", "_values"):
             old = getattr(self, name)
             new = old.new_zeros(*old.shape[:2], room, old.shape[3])
             new[:, :, : len(self.tokens)] = old[:, :, : len(self.tokens)]
             setattr(self, name, new)
+        self._renew(room)
+
+    def _renew(self, room: int) -> None:
+        """Forget the passes over another cache."""
         self._cos, self._sin = self.weights.turns(room)
         self._passes.clear()
         self._pass = None

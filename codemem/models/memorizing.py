@@ -15,10 +15,11 @@ from codemem.memory.banks import Memory
 from codemem.memory.entries import Entries, Shapes
 from codemem.memory.knn import IndexKind
 from codemem.models.adapter import DEFAULT_ANGLE, Adapter, default_layers, uniform_adapter
+from codemem.models.ahead import keep_plan
 from codemem.models.attention import MemoryGate
 from codemem.models.decoder import Decoder, TransformersDecoder
 from codemem.models.encode import Reader, encode, transformers_reader
-from codemem.models.llama import LlamaDecoder, Weights
+from codemem.models.llama import ROOM, LlamaDecoder, Weights
 from codemem.models.low_rank import LowRank
 from codemem.models.memory_layer import Reading, ReadingLayer
 from codemem.models.mixture import Mixture
@@ -165,7 +166,10 @@ class MemorizingModel(nn.Module):
     def _own_weights(self) -> Weights | None:
         """What our own forward pass computes with; None for a model that it is not for."""
         if (plain := self._plain) is not None:
-            return Weights(plain.shape, plain.tensors, plain.rotary, plain.packs)
+            weights = Weights(plain.shape, plain.tensors, plain.rotary, plain.packs)
+            if plain.packs is not None:
+                weights.plan = keep_plan(weights, plain.packs, plain.directory, ROOM)
+            return weights
         shape = shape_of(self.base.config.to_dict())
         if shape is None:
             return None

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlainModel:
-    """config: what config.json says; tensors: the weights by name, in `dtype` on `device`; packs: the file in which
-    packed weights are kept, if they are; load: the same model in transformers."""
+    """directory: that of its files; config: what config.json says; tensors: the weights by name, in `dtype` on
+    `device`; packs: the file in which packed weights are kept, if they are; load: the same model in transformers."""
 
+    directory: Path
     config: dict[str, Any]
     shape: Shape
     rotary: Rotary
@@ -65,4 +66,4 @@ def read_plain(
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shape.weights():
         return None
     tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
-    return PlainModel(config, shape, rotary, tensors, dtype, device, packs, load)
+    return PlainModel(directory, config, shape, rotary, tensors, dtype, device, packs, load)

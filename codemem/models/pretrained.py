@@ -16,7 +16,7 @@ from codemem.models.locate import ready
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.packed import packs_path
 from codemem.models.plain import read_plain
-from codemem.models.tokenizer import read_tokenizer
+from codemem.models.tokenizer import PlainTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,12 +34,16 @@ class Pretrained:
 
 
 def load_memorizing(
-    spec: str | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
+    spec: str | None = None,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    tokenizer: PlainTokenizer | None = None,
 ) -> Pretrained:
     """Load a model as `load_model` does and attach memory to it: with the adapter that `find_adapter` finds for it,
     else with the gates of an uncalibrated one. Where our own forward pass is for the model, transformers is imported
-    only when something else than completing needs it, and `model.tokenizer` is a `PlainTokenizer`. Raises CodememError
-    as those two do."""
+    only when something else than completing needs it, and `model.tokenizer` is a `PlainTokenizer`: the one given, which
+    must be this model's, if it was read already. Raises CodememError as those two do."""
     located, place = ready(spec), device_of(device)
     dtype, weights = dtype or best_dtype(place), weights_hash(located.directory)
     packs = packs_path(weights) if (place.type, dtype) == ("cpu", torch.bfloat16) else None
@@ -48,7 +52,7 @@ def load_memorizing(
         return load_model(spec, device=str(place), dtype=dtype).model
 
     plain = read_plain(located.directory, place, dtype, packs, in_transformers)
-    tokenizer = read_tokenizer(located.directory)
+    tokenizer = tokenizer or read_tokenizer(located.directory)
     if plain is None or tokenizer is None or len(tokenizer) > plain.shape.vocabulary:
         loaded = load_model(spec, device=str(place), dtype=dtype)
         found = find_adapter(signature_of(loaded.config, weights))

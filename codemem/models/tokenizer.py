@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+import numpy as np
 from tokenizers import AddedToken, Encoding, processors
 from tokenizers import Tokenizer as Backend
 
@@ -18,6 +20,11 @@ _LISTS = ("additional_special_tokens", "extra_special_tokens")
 # With these transformers makes another tokenizer of the same tokenizer.json.
 _CHANGING_FILES = ("special_tokens_map.json", "added_tokens.json")
 _CHANGING_SETTINGS = ("add_bos_token", "add_eos_token", "fix_mistral_regex")
+
+# Comments start with // in these, with # in the rest.
+_SLASHED = re.compile(
+    r"\.([ch]|cc|cpp|cs|cxx|hpp|dart|go|java|jsx?|mjs|kts?|php|proto|rs|scala|swift|tsx?)", re.IGNORECASE
+)
 
 
 class Tokenizer(Protocol):
@@ -57,6 +64,27 @@ def spell(tokenizer: Tokenizer, text: str, *, begin: bool = False) -> Encoding:
     backend.encode_special_tokens = True
     encoding: Encoding = backend.encode(text, add_special_tokens=begin)
     return encoding
+
+
+def tokenize(tokenizer: Tokenizer, text: str) -> tuple[list[int], np.ndarray]:
+    """The ids of a piece of text, and the offset in characters, [n] int64, at which each of them starts.
+
+    No token is added, and the spelling of a special token is text like any other. Raises CodememError for a tokenizer
+    that cannot say where its tokens stand.
+    """
+    encoded = spell(tokenizer, text)
+    return encoded.ids, np.array([start for start, _ in encoded.offsets], dtype=np.int64)
+
+
+def header_tokens(tokenizer: Tokenizer, path: str) -> list[int]:
+    """The first line of every encoding window and of every prompt: the path, after what the tokenizer puts before a
+    text."""
+    return spell(tokenizer, f"{comment_leader(path)} {path}\n", begin=True).ids
+
+
+def comment_leader(path: str) -> str:
+    """What starts a comment in a document, as its suffix says: "//" or "#"."""
+    return "//" if _SLASHED.fullmatch(PurePosixPath(path).suffix) else "#"
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

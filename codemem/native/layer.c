@@ -29,6 +29,13 @@ typedef struct {
     Rounded room;
 } Pass;
 
+/* The hidden states that tokens begin with: their rows of table [., size]. */
+void embed(const Pass *pass, const uint16_t *table, const int64_t *tokens) {
+    for (long r = 0; r < pass->n; r++)
+        for (long i = 0; i < pass->size; i += WIDE)
+            store(pass->x + r * pass->size + i, widen(table + tokens[r] * pass->size + i));
+}
+
 enum { FEW = 8 }; /* rows for which it takes less time not to share them out */
 
 /* RMS norm (Zhang and Sennrich, 2019) of one row. */

@@ -20,9 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from codemem.cache import cache_folder
+from codemem.durable import sync
 
 _FOLDER = Path(__file__).parent
 _OPTIONS = ("-std=gnu11", "-O3", "-fPIC", "-Wno-psabi")
@@ -43,6 +42,7 @@ _FUNCTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "add_and_norm": (_P, _P, _P, _P),
         "gated": (_P, _N, _N, _P),
         "attend": (_P, _P, _P),
+        "embed": (_P, _P, _P),
         "begin": (_P, _P),
         "finish": (_P, _P, _P),
         "layers": (_P, _N, _P, _P),
@@ -72,7 +72,7 @@ def library(name: str, **constants: float) -> Any:
     thread of Python does: they take microseconds, and to ask for the interpreter again, where another thread computes,
     takes milliseconds."""
     # With PyTorch's own threads, or alone: two sets of threads would keep each other from computing.
-    openmp = next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+    openmp = threads()
     loaded = (_loaded(name, constants, with_openmp) for with_openmp in ((openmp, None) if openmp else (None,)))
     functions = next((found for found in loaded if found is not None), None)
     return None if functions is None else _typed(name, functions)
@@ -84,6 +84,28 @@ def releasing(name: str, functions: Any) -> Any:
     return _typed(name, CDLL(functions._name))
 
 
+def opened(name: str, file: Path, openmp: Path | None) -> Any:
+    """Those that an earlier process compiled into a file, with the library of its threads, for such calls too. Needs no
+    PyTorch. Raises OSError."""
+    if openmp is not None:
+        CDLL(str(openmp))  # before another of its name is found
+    return _typed(name, CDLL(str(file)))
+
+
+def threads() -> Path | None:
+    """PyTorch's library of threads."""
+    import torch
+
+    return next((Path(torch.__file__).parent / "lib").glob("libgomp*"), None)
+
+
+@cache
+def sources() -> str:
+    """Hex sha256 of the functions' sources and of the records that they take."""
+    files = sorted(file for file in _FOLDER.iterdir() if file.suffix in (".c", ".h") or file.name == "records.py")
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _typed(name: str, functions: Any) -> Any:
     for function, parameters in _FUNCTIONS[name].items():
         getattr(functions, function).argtypes, getattr(functions, function).restype = parameters, None
@@ -92,6 +114,8 @@ def _typed(name: str, functions: Any) -> Any:
 
 def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> PyDLL | None:
     """A source, compiled if it is not yet; None where that or to load it fails."""
+    import torch
+
     capability = torch.backends.cpu.get_cpu_capability()
     defined = (f"-D{constant}={value}" for constant, value in constants.items())
     features = [*_FEATURES.get(capability, ()), *(_VNNI if capability == "AVX512" and _multiplies_bytes() else ())]
@@ -111,6 +135,8 @@ def _loaded(name: str, constants: Mapping[str, float], openmp: Path | None) -> P
 
 def _multiplies_bytes() -> bool:
     """Whether the processor has instructions for products of 8-bit integers, beside AVX512."""
+    import torch
+
     asked = getattr(torch.cpu, "_is_vnni_supported", None)
     return asked is not None and bool(asked())
 
@@ -133,6 +159,7 @@ def _compiled(source: Path, options: Sequence[str], libraries: Sequence[str], fi
             [command, "-shared", str(parts), *libraries, "-o", str(whole)],
         ):
             subprocess.run(line, check=True, capture_output=True, timeout=_SECONDS)
+        sync(whole)  # half of one would end every process that opens it
         whole.replace(file)
         return True
     return False

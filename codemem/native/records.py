@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_double, c_float, c_long, c_void_p
+from ctypes import Array, Structure, c_double, c_float, c_long, c_void_p
+
+import numpy as np
+
+# Positions that a pass reads at once, at most: so many rows stay in the processor's cache.
+TOGETHER = 64
+_GROUP = 32  # numbers of a row that have one scale, see matrix.h
 
 
 class MatrixRecord(Structure):
@@ -40,6 +46,35 @@ class PassRecord(Structure):
         ("numbers", c_void_p),
         ("steps", c_void_p),
     )
+
+
+class Rooms:
+    """What a pass over at most TOGETHER positions leaves, and room for what it computes; see layer.c.
+
+    layers: those it is over, of which all have matrices of the same sizes; size: of a hidden state; heads: query heads,
+    of d numbers each.
+    """
+
+    def __init__(self, layers: Array[LayerRecord], size: int, heads: int, d: int) -> None:
+        matrices = layers[0].qkv, layers[0].output, layers[0].gate_up, layers[0].down
+        inputs, outputs = (max(getattr(each, side) for each in matrices) for side in ("inputs", "outputs"))
+        self.size = size
+        self.x, self.placeless, self.local = (_room(*each) for each in ((size,), (heads, d), (heads, d)))
+        self.mass, self.rows, self.wide = (_room(each) for each in (heads, inputs, outputs))
+        self.numbers, self.steps = _room(inputs, dtype=np.int8), _room(inputs // _GROUP, 2)
+
+    def record(self, cos: int, sin: int, kv_heads: int, stride: int, epsilon: float) -> PassRecord:
+        """cos, sin: where those of all positions stand; stride: numbers between two heads of the cache. Who calls
+        holds the rooms."""
+        rooms = self.x, self.placeless, self.local, self.mass, self.rows, self.wide, self.numbers, self.steps
+        scaling = self.placeless.shape[-1] ** -0.5
+        return PassRecord(
+            0, 0, self.size, kv_heads, stride, epsilon, scaling, cos, sin, *(x.ctypes.data for x in rooms)
+        )
+
+
+def _room(*sizes: int, dtype: type[np.generic] = np.float32) -> np.ndarray:
+    return np.zeros((TOGETHER, *sizes), dtype=dtype)
 
 
 class FocusRecord(Structure):

@@ -21,9 +21,9 @@ from codemem.memory.bank import Bank
 from codemem.memory.focus import Focus
 from codemem.models.adapter import GATE
 from codemem.models.decoder import Decoder
-from codemem.models.encode import header_tokens, tokenize
 from codemem.models.memorizing import MemorizingModel
 from codemem.models.memory_layer import Reading
+from codemem.models.tokenizer import header_tokens, tokenize
 from codemem.texts import Text
 
 T = TypeVar("T")

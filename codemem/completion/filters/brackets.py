@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from codemem.completion.filters.around import Around
-from codemem.models.encode import comment_leader
+from codemem.models.tokenizer import comment_leader
 
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 _QUOTES = "\"'`"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from codemem.completion.filters.around import Around
-from codemem.models.encode import comment_leader
+from codemem.models.tokenizer import comment_leader
 
 
 def without_path_echo(text: str, around: Around) -> str:
