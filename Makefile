@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-DEMO_CURSOR ?= cli/complete.py:241:28
+DEMO_CURSOR ?= cli/complete.py:245:28
 IMAGES ?=
 
 BIN := .venv/bin

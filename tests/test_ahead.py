@@ -137,6 +137,13 @@ def test_damaged_files_are_left_alone(which, tmp_path):
     assert begun_for(str(directory), REQUEST) is None
 
 
+def test_a_token_that_the_model_does_not_have_is_not_read(tmp_path):
+    directory = a_model(tmp_path)
+    loaded(directory)
+    with pytest.raises(ValueError, match="no token 261"):
+        Ahead(find_plan(directory), [3, 261])
+
+
 def test_functions_that_are_gone_are_not_called(tmp_path):
     directory = a_model(tmp_path)
     loaded(directory)

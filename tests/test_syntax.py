@@ -362,16 +362,17 @@ def test_every_language_of_the_tables_has_a_grammar() -> None:
         symbols_of("x\n", language)  # compiles the queries
 
 
-def test_a_long_file_is_fast() -> None:
-    text = SOURCES["python"] * 70
-    assert text.count("\n") > 1500
-    symbols_of(text, "python")
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        symbols_of(text, "python")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.05
+def test_a_file_of_twice_the_length_takes_not_much_more_than_twice_the_time() -> None:
+    """The best of some turns: on a busy machine most are slow."""
+    half, whole = SOURCES["python"] * 70, SOURCES["python"] * 140
+    assert half.count("\n") > 1500
+    times: dict[str, list[float]] = {half: [], whole: []}
+    for _ in range(7):
+        for text, taken in times.items():
+            start = time.perf_counter()
+            symbols_of(text, "python")
+            taken.append(time.perf_counter() - start)
+    assert min(times[whole]) < 4 * min(times[half])
 
 
 @pytest.mark.parametrize(

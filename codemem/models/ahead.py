@@ -98,7 +98,7 @@ def keep_plan(weights: Weights, packs: Path, directory: Path, room: int) -> str 
 
 class Ahead:
     """Tokens that are read from now on, in a thread of their own. Raises OSError, KeyError or ValueError where the
-    plan's files are not as it says.
+    plan's files are not as it says, or a token is not the model's.
 
     ids: the tokens, no more than the plan has room for; keys, values: the cache [layers, kv_heads, room, d] of bf16, as
     uint16.
@@ -114,6 +114,8 @@ class Ahead:
         small = _Mapped(plan.small)
         packs, whole = (_Mapped(_whole(Path(known[name]))) for name in ("packs", "embedding"))
         self._table = whole.at(_EMBEDDING)
+        if max(self.ids, default=0) >= whole.shape(_EMBEDDING)[0]:
+            raise ValueError(f"{known['embedding']} has no token {max(self.ids)}")
         self._layers = (LayerRecord * known["layers"])()
         for number, layer in enumerate(self._layers):
             for name in _NORMS:
