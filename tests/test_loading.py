@@ -20,6 +20,7 @@ from codemem.errors import CodememError
 from codemem.models import locate
 from codemem.models.checkpoint import weights_hash
 from codemem.models.loading import best_device, best_dtype, load_model
+from codemem.models.pretrained import load_memorizing
 
 IDS = torch.tensor([[5, 17, 42, 99, 7, 3]])
 
@@ -141,6 +142,29 @@ def test_half_a_weight_file_is_refused(checkpoint):
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(CodememError, match=r"model\.safetensors is truncated"):
         load_model(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text[: len(text) // 2], r"has a damaged tokenizer\.json"),
+        (lambda text: text.replace(":", "", 3), "cannot be loaded"),
+    ],
+    ids=["cut off", "damaged within"],
+)
+def test_a_damaged_tokenizer_is_refused(checkpoint, change, problem):
+    file = checkpoint / "tokenizer.json"
+    file.write_text(change(file.read_text()))
+    for load in (load_model, load_memorizing):
+        with pytest.raises(CodememError, match=problem) as caught:
+            load(str(checkpoint))
+        assert caught.value.hint
+
+
+def test_white_space_around_a_tokenizer_does_no_harm(checkpoint):
+    file = checkpoint / "tokenizer.json"
+    file.write_text("\n  " + file.read_text() + 100 * "\n")
+    load_model(str(checkpoint))
 
 
 def test_a_missing_shard_is_named(checkpoint):

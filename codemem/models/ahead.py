@@ -25,7 +25,7 @@ from codemem.cache import cache_folder
 from codemem.errors import CodememError
 from codemem.models.checkpoint import Stored, stored_in, weight_files, weights_hash
 from codemem.native.library import opened, sources, threads
-from codemem.native.records import TOGETHER, LayerRecord, MatrixRecord, Rooms
+from codemem.native.records import TOGETHER, LayerRecord, MatrixRecord, Rooms, matrix_record
 
 if TYPE_CHECKING:
     from codemem.models.llama import Weights
@@ -171,9 +171,8 @@ class _Mapped:
 
 def _matrix(packs: _Mapped, number: int, bias: int | None) -> MatrixRecord:
     """One that is packed as matrix.h has it."""
-    halves, tiles, groups, eighths, outputs, each = packs.shape(f"{number}.codes")
     codes, scales = (packs.at(f"{number}.{name}") for name in ("codes", "scales"))
-    return MatrixRecord(codes, scales, bias, groups * eighths * 2 * each, tiles * outputs, halves)
+    return matrix_record(packs.shape(f"{number}.codes"), codes, scales, bias)
 
 
 def _whole(path: Path) -> Stored:

@@ -13,7 +13,7 @@ from typing import Any
 from codemem.cache import remembered_sha256
 
 _SINGLE = "model.safetensors"
-_END = 64  # bytes, in which a JSON object ends
+_END = 1024  # bytes, in which a JSON object begins, and ends
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Keys of config.json that differ between copies of the same model.
@@ -86,10 +86,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _has_its_end(path: Path) -> bool:
     """Whether a file with one JSON object, which takes long to read, was not cut off."""
-    with path.open("rb") as file:
-        first = file.read(1)
-        file.seek(-min(path.stat().st_size, _END), os.SEEK_END)
-        return first == b"{" and file.read().rstrip().endswith(b"}")
+    try:
+        with path.open("rb") as file:
+            first = file.read(_END).lstrip()
+            file.seek(-min(path.stat().st_size, _END), os.SEEK_END)
+            return first.startswith(b"{") and file.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

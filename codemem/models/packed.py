@@ -26,10 +26,9 @@ from torch.nn.functional import linear
 from codemem.cache import cache_folder
 from codemem.errors import CodememError
 from codemem.native.library import library
-from codemem.native.records import MatrixRecord
+from codemem.native.records import GROUP, MatrixRecord, matrix_record
 from codemem.tensor_files import write_tensors
 
-GROUP = 32  # numbers with one scale
 LEVELS = 15
 # Q4_K leaves the lowest or the highest levels of some groups without a number; no fewer than these are in between.
 LEAST = 12
@@ -60,9 +59,7 @@ class Packed:
     @property
     def record(self) -> MatrixRecord:
         """Of tiled ones, without a bias."""
-        _, tiles, groups, *_ = self.codes.shape
-        pointers = self.codes.data_ptr(), self.scales.data_ptr(), None
-        return MatrixRecord(*pointers, groups * GROUP, tiles * _OUTPUTS, self.halves)
+        return matrix_record(self.codes.shape, self.codes.data_ptr(), self.scales.data_ptr())
 
     def multiply(self, x: Tensor) -> Tensor:
         """[n, inputs] bf16 -> [n, outputs], bf16 or float32. A row's result does not depend on the other rows, bit by

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import Array, Structure, c_double, c_float, c_long, c_void_p
 
 import numpy as np
 
 # Positions that a pass reads at once, at most: so many rows stay in the processor's cache.
 TOGETHER = 64
-_GROUP = 32  # numbers of a row that have one scale, see matrix.h
+GROUP = 32  # numbers of a row or a matrix that have one scale, see matrix.h
 
 
 class MatrixRecord(Structure):
@@ -22,6 +23,12 @@ class MatrixRecord(Structure):
         ("outputs", c_long),
         ("halves", c_long),
     )
+
+
+def matrix_record(shape: Sequence[int], codes: int, scales: int, bias: int | None = None) -> MatrixRecord:
+    """Of a tiled matrix, whose codes [halves, tiles, groups, ., outputs of a tile, .] and scales stand there."""
+    halves, tiles, groups, _, outputs, _ = shape
+    return MatrixRecord(codes, scales, bias, groups * GROUP, tiles * outputs, halves)
 
 
 class LayerRecord(Structure):
@@ -61,7 +68,7 @@ class Rooms:
         self.size = size
         self.x, self.placeless, self.local = (_room(*each) for each in ((size,), (heads, d), (heads, d)))
         self.mass, self.rows, self.wide = (_room(each) for each in (heads, inputs, outputs))
-        self.numbers, self.steps = _room(inputs, dtype=np.int8), _room(inputs // _GROUP, 2)
+        self.numbers, self.steps = _room(inputs, dtype=np.int8), _room(inputs // GROUP, 2)
 
     def record(self, cos: int, sin: int, kv_heads: int, stride: int, epsilon: float) -> PassRecord:
         """cos, sin: where those of all positions stand; stride: numbers between two heads of the cache. Who calls
